@@ -1,0 +1,127 @@
+# pool_worker/Makefile
+#
+# "make help" lists the goals.
+
+MODULE_big = pool_worker
+OBJS = \
+	pool_worker.o \
+	src/auth.o \
+	src/catalog.o \
+	src/client.o \
+	src/descriptors.o \
+	src/event_loop.o \
+	src/fd_passing.o \
+	src/greeting.o \
+	src/handoff.o \
+	src/identity.o \
+	src/listen.o \
+	src/lost_client.o \
+	src/metrics.o \
+	src/pool.o \
+	src/pool_size.o \
+	src/protocol.o \
+	src/session_state.o \
+	src/settings.o \
+	src/shared_state.o \
+	src/slot.o \
+	src/sql_api.o \
+	src/startup_packet.o \
+	src/startup_settings.o \
+	src/unnamed_statement.o \
+	src/worker.o
+PGFILEDESC = "pool_worker - connection pool inside the server"
+
+EXTENSION = pool_worker
+DATA = sql/pool_worker--1.0.sql
+
+# WERROR= (empty) builds with a compiler that knows more warnings than ours.
+WERROR = -Werror
+PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir)
+PG_CFLAGS = $(WERROR)
+SHLIB_LINK = $(libpq)
+
+# A test build: assertions and the named pauses that tests use to hold a race
+# open.  Objects do not know how they were built: "make clean" when changing it.
+ifeq ($(PW_TESTING),1)
+PG_CPPFLAGS += -DUSE_ASSERT_CHECKING -DPW_TESTING
+endif
+
+# Bitcode lets the JIT inline functions that run once per row.  None of ours
+# does, and without it each file is compiled once instead of twice.
+override with_llvm = no
+
+# Lists of tests; dev/check_lists compares them with the files.  All need a
+# server with shared_preload_libraries = 'pool_worker': see CONTRIBUTING.md,
+# "Running the tests".  Isolation specs go through the pool's port.
+REGRESS =
+ISOLATION =
+POOL_PORT ?= 6432
+ISOLATION_OPTS = --port=$(POOL_PORT)
+TAP_TESTS = 1
+UNIT_TESTS = $(patsubst t/unit/%.c,%,$(sort $(wildcard t/unit/*_test.c)))
+
+EXTRA_CLEAN = t/unit/build
+
+# These goals are scripts that also work before PostgreSQL is installed.  PGXS
+# is not read for them, because it brings a "check" of its own that does no
+# more than say that it is not supported.  Goals beside them ("make clean
+# check") are handed to a second make.
+SCRIPT_GOALS = bench check help quickstart quickstart-stop
+
+ifneq ($(filter $(SCRIPT_GOALS),$(MAKECMDGOALS)),)
+
+.NOTPARALLEL:
+.PHONY: $(MAKECMDGOALS)
+
+$(filter-out $(SCRIPT_GOALS),$(MAKECMDGOALS)):
+	$(MAKE) $@
+
+bench:
+	@dev/packages build bench
+	@bench/run $(BENCH_OPTIONS)
+
+check:
+	@dev/check
+
+quickstart:
+	@dev/quickstart
+
+quickstart-stop:
+	@dev/quickstart-stop
+
+help:
+	@echo 'make quickstart       install what is missing, start a private server with the'
+	@echo '                      pool in it, compare it with no pool (PGPORT=, POOL_PORT=)'
+	@echo 'make quickstart-stop  stop that server and remove its folder'
+	@echo 'make                  build (PG_CONFIG=path, PW_TESTING=1, COPT=flags, WERROR=)'
+	@echo 'make check            build apart and run every test; also as root'
+	@echo '                      (TESTS="t/020_*.pl sql/name.sql", ONLY=regress|isolation|'
+	@echo '                      tap|unit|lint, KEEP=1 to keep the logs)'
+	@echo 'make install          install into the server of PG_CONFIG'
+	@echo 'make installcheck     run the tests against an installed, running server'
+	@echo 'make bench            compare with direct connections and PgBouncer'
+	@echo '                      (BENCH_OPTIONS=--help)'
+	@echo 'make clean            remove what was built'
+
+else
+
+PG_CONFIG ?= pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+ifeq ($(wildcard $(PGXS)),)
+$(error "$(PG_CONFIG)" does not lead to the files that build extensions.  Run dev/packages build, or set PG_CONFIG)
+endif
+include $(PGXS)
+
+# PGXS does not track headers.  Ours are few, so rebuild all on any change.
+$(OBJS): $(wildcard src/*.h)
+
+# C tests of single modules, without a server
+.PHONY: unit
+unit:
+	$(MAKE) -C t/unit unit PG_CONFIG=$(PG_CONFIG)
+
+# for the scripts in dev/: what is in a variable
+print-%:
+	@echo '$($*)'
+
+endif

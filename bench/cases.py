@@ -1,0 +1,76 @@
+"""The cases: one row each.  A new case is a new row here and, if something is to be
+reached, a row in targets.py.
+"""
+
+from dataclasses import dataclass
+from typing import Optional
+
+import postgres
+from systems import NAMES
+
+UNIX = "Throughput, Unix socket (transactions per second)"
+TCP = "Throughput, TCP (transactions per second)"
+RECONNECT = "A new connection for each transaction (transactions per second)"
+IDLE = "Idle clients beside busy ones, Unix socket (transactions per second)"
+
+POOLERS = ("pool", "pgbouncer")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One load, and how it is put on each system."""
+    name: str                           # what --cases matches
+    table: str                          # heading of the table it is a row of
+    label: str                          # its name in the table
+    transport: str                      # "unix" or "tcp"
+    clients: int
+    direct_clients: Optional[int] = None    # if direct is compared with fewer
+    systems: tuple = NAMES              # who takes part
+    user: str = postgres.TRUSTED
+    protocol: str = "simple"            # pgbench -M
+    script: Optional[str] = None        # a pgbench script beside this file, else -S
+    reconnect: bool = False             # pgbench -C
+    idle_clients: int = 0               # held beside the load
+    cpu: bool = False                   # CPU time per transaction is a result
+    fairness: bool = False              # so are transactions per client: logs all of them
+    latency: bool = True                # so are p50 and p99
+    needs_prepared: bool = False        # a PgBouncer that follows prepared statements
+
+    def clients_of(self, system_name):
+        """How many clients this case has on a system."""
+        if system_name == "direct" and self.direct_clients is not None:
+            return self.direct_clients
+        return self.clients
+
+    def log_rate(self):
+        """The share of transactions that pgbench logs, the same for every system;
+        0 for no log."""
+        if self.fairness:
+            return 1.0
+        return 0.2 if self.latency else 0
+
+
+CASES = (
+    Case("unix-1", UNIX, "1 client", "unix", 1),
+    Case("unix-4", UNIX, "4 clients", "unix", 4),
+    Case("unix-64", UNIX, "64 clients", "unix", 64, cpu=True),
+    Case("unix-1000", UNIX, "1000 clients", "unix", 1000, direct_clients=4,
+         fairness=True),
+
+    Case("tcp-1", TCP, "1 client", "tcp", 1),
+    Case("tcp-4", TCP, "4 clients", "tcp", 4),
+    Case("tcp-64", TCP, "64 clients", "tcp", 64, cpu=True),
+    Case("tcp-1000", TCP, "1000 clients", "tcp", 1000, direct_clients=4,
+         fairness=True),
+
+    Case("reconnect-trust", RECONNECT, "4 at once, trust, Unix socket", "unix", 4,
+         reconnect=True, latency=False),
+    Case("reconnect-scram", RECONNECT, "4 at once, SCRAM, TCP", "tcp", 4,
+         user=postgres.WITH_PASSWORD, reconnect=True, latency=False),
+    Case("reconnect-scram-1", RECONNECT, "4 at once, SCRAM of 1 iteration, TCP", "tcp",
+         4, user=postgres.WITH_CHEAP_PASSWORD, reconnect=True, latency=False),
+
+    Case("idle-0", IDLE, "4 busy, none idle", "unix", 4, systems=POOLERS),
+    Case("idle-5000", IDLE, "4 busy beside 5000 idle", "unix", 4, systems=POOLERS,
+         idle_clients=5000),
+)

@@ -1,0 +1,150 @@
+"""What is compared: the server itself, the pool inside it, PgBouncer before it.
+
+start_systems() brings all of them up in one throw-away folder; stop() ends them.
+"""
+
+import os
+import re
+import socket
+import sys
+import time
+
+import commands
+import pgbouncer
+import postgres
+import processes
+
+NAMES = ("direct", "pool", "pgbouncer")
+
+
+class System:
+    """One way to reach the same database."""
+
+    def __init__(self, name, port, cluster, pooler=None):
+        self.name = name
+        self.port = port
+        self.cluster = cluster
+        self.pooler = pooler            # a PgBouncer, or None
+
+    def host(self, transport):
+        """libpq's host for a transport."""
+        return self.cluster.sockets if transport == "unix" else "127.0.0.1"
+
+    def address(self):
+        """The path of the Unix socket."""
+        return os.path.join(self.cluster.sockets, f".s.PGSQL.{self.port}")
+
+    def roots(self):
+        """The processes whose families do this system's work."""
+        roots = [self.cluster.process.pid]
+        if self.pooler is not None:
+            roots.append(self.pooler.process.pid)
+        return roots
+
+    def pooler_pid(self):
+        """The process that holds the idle clients; None if there is no such thing."""
+        if self.pooler is not None:
+            return self.pooler.process.pid
+        if self.name == "direct":
+            return None
+        for member in processes.family([self.cluster.process.pid]):
+            if re.match(r"postgres: (\S+: )?pool worker\b", processes.title(member.pid)):
+                return member.pid
+        raise commands.CommandError("the server has no process 'pool worker'")
+
+
+class Systems:
+    """Everything that was started, in the order of starting."""
+
+    def __init__(self):
+        self.servers = []
+        self.by_name = {}
+
+    def stop(self):
+        """End everything, the last first."""
+        while self.servers:
+            self.servers.pop().stop()
+
+    def complaints(self, count=15):
+        """The last lines of every server's log, for a report of failure."""
+        for server in self.servers:
+            if os.path.exists(server.log):
+                with open(server.log, errors="replace") as file:
+                    lines = file.read().splitlines()[-count:]
+                yield f"--- end of {os.path.basename(server.log)}"
+                yield from lines
+
+
+def start_systems(systems, folder, wanted, stand_in=False):
+    """Start what is wanted into systems; the server always.  With stand_in a second PgBouncer plays the
+    pool's part, by which the harness can be tried without the extension."""
+    extension = "pool" in wanted and not stand_in
+    if extension and not os.environ.get("PW_BINDIR"):
+        say("building")
+    installation = postgres.Installation(os.path.join(folder, "build"), extension)
+    if extension and not installation.has_pool_worker():
+        raise commands.CommandError(
+            f"pool_worker is not installed in {installation.bindir}: install it there, "
+            "unset PW_BINDIR, or leave out the pool with --systems direct,pgbouncer")
+    say("creating a cluster with a pgbench database of scale %d" % postgres.SCALE)
+    cluster = start_cluster(systems, installation, folder, extension)
+    add(systems, System("direct", cluster.port, cluster))
+    if extension:
+        cluster.wait_until_answering(
+            cluster.pool_port, postgres.TRUSTED, postgres.DATABASE, seconds=20)
+        add(systems, System("pool", cluster.pool_port, cluster))
+    elif "pool" in wanted:
+        add(systems, start_pgbouncer(systems, cluster, "pool"))
+    if "pgbouncer" in wanted:
+        add(systems, start_pgbouncer(systems, cluster, "pgbouncer"))
+
+
+def start_cluster(systems, installation, folder, extension):
+    """The PostgreSQL server, with or without the pool, and its data."""
+    sockets = os.path.join(folder, "s")
+    os.mkdir(sockets)
+    commands.give_to_server_user(sockets)
+    cluster = postgres.Cluster(installation, folder, sockets, free_port(),
+                               free_port() if extension else None)
+    cluster.create()
+    systems.servers.append(cluster)
+    cluster.start()
+    cluster.fill()
+    return cluster
+
+
+def start_pgbouncer(systems, cluster, name):
+    """A PgBouncer under a system's name."""
+    pooler = pgbouncer.PgBouncer(cluster, name, free_port())
+    systems.servers.append(pooler)
+    pooler.start()
+    return System(name, pooler.port, cluster, pooler)
+
+
+def add(systems, system):
+    """Make a running system known."""
+    systems.by_name[system.name] = system
+
+
+ports_given_out = set()
+
+
+def free_port():
+    """A TCP port that nobody has just now, below the range of outgoing connections."""
+    start = 20000 + (os.getpid() * 7 + int(time.time())) % 10000
+    for port in range(start, start + 2000):
+        if port in ports_given_out:
+            continue
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        ports_given_out.add(port)
+        return port
+    raise commands.CommandError("no free TCP port was found")
+
+
+def say(text):
+    """Progress, for the one who waits."""
+    print(text, file=sys.stderr, flush=True)

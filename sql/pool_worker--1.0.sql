@@ -1,0 +1,106 @@
+/* sql/pool_worker--1.0.sql */
+
+-- this file only makes sense inside CREATE EXTENSION
+\echo Run CREATE EXTENSION pool_worker instead of loading this file. \quit
+
+--
+-- Looking
+--
+
+-- for everybody
+
+CREATE FUNCTION pool_status(
+    OUT database     name,
+    OUT role         name,
+    OUT state        text,      -- ready, opening, failing or idle
+    OUT slots        int4,      -- open: active, idle and pinned together
+    OUT active       int4,
+    OUT idle         int4,
+    OUT pinned       int4,
+    OUT opening      int4,
+    OUT clients      int4,
+    OUT waiting      int4,
+    OUT pool_size    int4,
+    OUT utilization  float8,    -- percent
+    OUT peak_active  int4,
+    OUT transactions int8,
+    OUT reuse_rate   float8,    -- percent, NULL before the first attach
+    OUT failed       int8
+)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pool_worker_status_1_0'
+LANGUAGE C STRICT VOLATILE PARALLEL SAFE ROWS 10;
+
+COMMENT ON FUNCTION pool_status() IS
+'one row for each pool: its slots, its clients, and how much it has done';
+
+-- for everybody, but each sees the rows of roles whose privileges he has;
+-- members of pg_monitor see all
+
+CREATE FUNCTION pool_slots(
+    OUT slot         int4,
+    OUT pid          int4,      -- backend, NULL until it has reported
+    OUT database     name,
+    OUT role         name,
+    OUT client       int8,      -- as in pool_clients(), NULL while unattached
+    OUT address      inet,      -- of that client, NULL for a Unix socket
+    OUT application  text,      -- application_name of that client
+    OUT state        text,
+    OUT pin_reason   text,      -- NULL while any client may have the slot
+    OUT since        timestamptz,   -- in this state
+    OUT transactions int8,      -- since it was opened
+    OUT attaches     int8,      -- clients it was given since then
+    OUT opened_at    timestamptz
+)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pool_worker_slots_1_0'
+LANGUAGE C STRICT VOLATILE PARALLEL SAFE ROWS 50;
+
+COMMENT ON FUNCTION pool_slots() IS
+'one row for each slot: its backend, what it does, and the client it does it for';
+
+CREATE FUNCTION pool_clients(
+    OUT client       int8,      -- serial number
+    OUT slot         int4,      -- NULL while it has none
+    OUT pid          int4,      -- backend of that slot
+    OUT database     name,      -- NULL while it logs in
+    OUT role         name,
+    OUT address      inet,      -- NULL for a Unix socket
+    OUT port         int4,      -- -1 for a Unix socket
+    OUT application  text,      -- application_name
+    OUT state        text,
+    OUT pin_reason   text,      -- NULL unless it keeps its slot
+    OUT since        timestamptz,   -- in this state
+    OUT connected_at timestamptz,
+    OUT transactions int8
+)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pool_worker_clients_1_0'
+LANGUAGE C STRICT VOLATILE PARALLEL SAFE ROWS 1000;
+
+COMMENT ON FUNCTION pool_clients() IS
+'one row for each client of the pool: who it is, and which slot serves it';
+
+-- for members of pg_monitor
+
+CREATE FUNCTION pool_check(
+    OUT "check"      text,
+    OUT ok           bool,      -- NULL: could not be found out
+    OUT detail       text,
+    OUT hint         text       -- what to do, NULL if there is nothing to do
+)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pool_worker_check_1_0'
+LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED ROWS 20;
+
+COMMENT ON FUNCTION pool_check() IS
+'what stands in the way of the pool, and what to do about it';
+
+REVOKE ALL ON FUNCTION pool_check() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION pool_check() TO pg_monitor;
+
+--
+-- Changing: for superusers, until granted
+--
+
+-- nothing yet

@@ -1,0 +1,78 @@
+--
+-- What a client of the pool sees of itself.
+--
+
+CREATE ROLE regress_pool_alice LOGIN;
+SELECT current_user AS superuser, current_setting('port') AS server_port,
+       current_setting('pool_worker.port') AS pool_port \gset
+
+-- before it comes
+SELECT count(*) FROM pool_status() WHERE role = 'regress_pool_alice';
+
+\c - regress_pool_alice - :pool_port
+
+-- its pool
+SELECT database = current_database() AS here, role, state, slots, active, idle,
+       pinned, opening, clients, waiting, pool_size, utilization, peak_active,
+       reuse_rate, failed
+FROM pool_status() WHERE role = current_user;
+
+-- its slot, and itself
+SELECT pid = pg_backend_pid() AS me, database = current_database() AS here,
+       role, address, application, state, pin_reason, attaches,
+       since >= opened_at AS ordered
+FROM pool_slots();
+SELECT pid = pg_backend_pid() AS me, database = current_database() AS here,
+       role, address, port, application, state, pin_reason,
+       since >= connected_at AS ordered
+FROM pool_clients();
+SELECT s.slot = c.slot AS same_slot, s.client = c.client AS same_client,
+       s.address IS NOT DISTINCT FROM c.address AS same_address,
+       s.application = c.application AS same_application
+FROM pool_slots() s JOIN pool_clients() c USING (pid);
+
+-- as the server sees it
+SELECT a.client_addr IS NOT DISTINCT FROM c.address AS same_address,
+       a.client_port = c.port AS same_port,
+       a.application_name = c.application AS same_application
+FROM pg_stat_activity a JOIN pool_clients() c USING (pid);
+SET application_name = 'another';
+SELECT application FROM pool_clients();
+RESET application_name;
+SELECT application FROM pool_clients();
+
+-- each transaction counts once
+SELECT transactions AS before FROM pool_clients() \gset
+SELECT 1;
+BEGIN; SELECT 1; SELECT 1; COMMIT;
+SELECT transactions - :before FROM pool_clients();
+
+-- why it keeps its slot
+SET work_mem = '1MB';
+SELECT state, pin_reason FROM pool_clients();
+SELECT state, pin_reason FROM pool_slots();
+RESET work_mem;
+SELECT state, pin_reason FROM pool_clients();
+BEGIN;
+SELECT state, pin_reason FROM pool_clients();
+COMMIT;
+
+-- after it has left its slot stays, and nobody's
+\c - :superuser - :server_port
+SET statement_timeout = '60s';
+DO $$
+BEGIN
+    WHILE EXISTS (SELECT FROM pool_clients() WHERE role = 'regress_pool_alice')
+    LOOP
+        PERFORM pg_sleep(0.01);
+    END LOOP;
+END $$;
+SELECT role, state, slots, active, idle, pinned, clients, utilization
+FROM pool_status() WHERE role = 'regress_pool_alice';
+SELECT role, client, address, application, state, pin_reason
+FROM pool_slots() WHERE role = 'regress_pool_alice';
+
+-- the slot goes with its role
+SELECT bool_and(pg_terminate_backend(pid, 60000)) AS gone
+FROM pool_slots() WHERE role = 'regress_pool_alice';
+DROP ROLE regress_pool_alice;

@@ -1,0 +1,83 @@
+/*-------------------------------------------------------------------------
+ *
+ * client.h
+ *	  One accepted socket, from accept() to closed.
+ *
+ * Runs in: pool worker.
+ *
+ * A client is named by its index, and its descriptor has the same number,
+ * fd_base + index, in every process that holds it: an epoll entry is keyed by
+ * (open file, descriptor number), and a slot must be able to re-arm the entry
+ * that the worker made.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PW_CLIENT_H
+#define PW_CLIENT_H
+
+#include "auth.h"
+#include "protocol.h"
+
+/* What client.c tells its only user, pool.c. */
+typedef struct PwClientEvents
+{
+	/*
+	 * The client has proven who it is.  Its entry is ADMITTING and complete
+	 * but for the pool; the receiver parks it or refuses it.
+	 */
+	void		(*authenticated) (int client, const PwLogin *login);
+
+	/* A login was refused; names may be NULL. */
+	void		(*refused) (const char *database, const char *role);
+
+	/* Somebody asks to cancel what the client with this key is doing. */
+	void		(*cancel) (int32 pid, int32 key);
+
+	/*
+	 * The client is CLOSING: take it out of its pool.  Its descriptor is
+	 * still open.
+	 */
+	void		(*closing) (int client);
+} PwClientEvents;
+
+/*
+ * Begin: raise the limit of open files, decide how many clients there can be
+ * (logged if fewer than the setting says), forget the clients of an earlier
+ * worker.
+ */
+extern void pw_client_init(const PwClientEvents *events);
+
+/* Accept whoever waits on a listening socket; see listen.h. */
+extern void pw_client_accept(int listener);
+extern void pw_client_accept_failed(void);
+
+/* The client's descriptor, in this and every other process that holds it. */
+extern int	pw_client_fd(int client);
+
+/* The client with this cancel key, or PW_NONE. */
+extern int	pw_client_find_by_key(int32 pid, int32 key);
+
+/*
+ * Close a client that is the worker's: ADMITTING, LEAVING or CLOSING, or
+ * PARKED if the word can still be swapped.  False if a slot was faster.
+ */
+extern bool pw_client_close(int client);
+
+/*
+ * Close a client that is ATTACHED to a slot whose backend is gone.
+ */
+extern void pw_client_close_attached(int client);
+
+/*
+ * The same as pw_client_close(), for an ADMITTING or PARKED client, with a
+ * FATAL error as farewell.
+ */
+extern bool pw_client_refuse(int client, const PwReport *report);
+
+/* Tell everybody who is parked, and close them; for the end of the worker. */
+extern void pw_client_close_all(void);
+
+/* Free the entries that a slot of an earlier worker has left behind. */
+extern void pw_client_forget_orphans(int slot);
+
+#endif							/* PW_CLIENT_H */

@@ -1,0 +1,329 @@
+/*-------------------------------------------------------------------------
+ *
+ * descriptors.c
+ *	  The clients' sockets that a slot holds, and what it waits on for them.
+ *
+ * Runs in: slots.
+ *
+ * A client's socket has the same number in every process.  A slot receives it
+ * once, from the worker, and keeps it until the client has left: the worker
+ * writes each departure into a ring in shared memory, and slots read it when
+ * they pass by.  What makes a stale descriptor harmless is not the ring but
+ * the generation, which is compared whenever a client is attached.
+ *
+ * The backend waits for its client in FeBeWaitSet.  Such a set costs a few
+ * system calls to build and a descriptor to keep, so we keep those that were
+ * used last, up to MAX_WAIT_SETS.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "lib/ilist.h"
+#include "miscadmin.h"
+#include "storage/fd.h"
+#include "storage/ipc.h"
+#include "utils/memutils.h"
+
+#include "compat.h"
+#include "descriptors.h"
+#include "fd_passing.h"
+#include "shared_state.h"
+
+/* CreateWaitEventSet() may use a third of max_safe_fds; others need some too. */
+#define MAX_WAIT_SETS Min(128, max_safe_fds / 6)
+
+typedef struct PwDescriptor
+{
+	bool		held;
+	uint32		generation;		/* valid while held */
+	WaitEventSet *set;			/* or NULL */
+	dlist_node	lru;			/* valid while set is not NULL */
+} PwDescriptor;
+
+static int	home_sock = -1;
+static WaitEventSet *home_set = NULL;
+
+/* by client index; grows as needed */
+static PwDescriptor *descriptors = NULL;
+static int	ndescriptors = 0;
+
+/* wait sets, the one used last at the head */
+static dlist_head wait_sets = DLIST_STATIC_INIT(wait_sets);
+static int	nwait_sets = 0;
+
+/* departures looked at so far */
+static uint64 departures_seen = 0;
+
+static PwDescriptor *descriptor_entry(int client);
+static void grow_table(int client);
+static bool receive_client(int client, uint32 generation);
+static bool wait_for_home(void);
+static void keep_descriptor(const PwHomeMessage *message, int fd);
+static void free_wait_set(PwDescriptor *entry);
+static void drop_all_stale(void);
+
+void
+pw_descriptors_init(int home, WaitEventSet *set)
+{
+	home_sock = home;
+	home_set = set;
+	departures_seen = pg_atomic_read_u64(&PwControl->departures);
+}
+
+int
+pw_descriptor_get(int client, uint32 generation)
+{
+	PwDescriptor *entry = descriptor_entry(client);
+
+	if ((!entry->held || entry->generation != generation) &&
+		!receive_client(client, generation))
+		return -1;
+	return PwControl->fd_base + client;
+}
+
+/*
+ * The table's entry for a client.  The pointer is valid until the next call.
+ */
+static PwDescriptor *
+descriptor_entry(int client)
+{
+	if (client >= ndescriptors)
+		grow_table(client);
+	return &descriptors[client];
+}
+
+/* The list links the entries, so moving them means linking them anew. */
+static void
+grow_table(int client)
+{
+	int			size = Min(Max(client + 1, Max(64, ndescriptors * 2)), PwControl->max_clients);
+	PwDescriptor *grown = MemoryContextAllocZero(TopMemoryContext, sizeof(PwDescriptor) * size);
+	dlist_mutable_iter iter;
+	dlist_head	moved;
+
+	dlist_init(&moved);
+	if (descriptors != NULL)
+		memcpy(grown, descriptors, sizeof(PwDescriptor) * ndescriptors);
+	dlist_foreach_modify(iter, &wait_sets)
+	{
+		PwDescriptor *old = dlist_container(PwDescriptor, lru, iter.cur);
+
+		dlist_delete(iter.cur);
+		dlist_push_tail(&moved, &grown[old - descriptors].lru);
+	}
+	dlist_init(&wait_sets);
+	dlist_foreach_modify(iter, &moved)
+	{
+		dlist_delete(iter.cur);
+		dlist_push_tail(&wait_sets, iter.cur);
+	}
+
+	if (descriptors != NULL)
+		pfree(descriptors);
+	descriptors = grown;
+	ndescriptors = size;
+}
+
+/*
+ * Get a client's socket.  The worker may have sent it already, together with
+ * others; if not, ask for it.
+ */
+static bool
+receive_client(int client, uint32 generation)
+{
+	PwHomeMessage want = {.kind = PW_HOME_WANT_CLIENT,.client = client,
+	.generation = generation};
+	bool		asked = false;
+
+	for (;;)
+	{
+		PwHomeMessage message;
+		PwDescriptor *entry;
+		int			fd;
+
+		switch (pw_home_receive(home_sock, &message, &fd))
+		{
+			case PW_HOME_OK:
+				break;
+			case PW_HOME_WOULD_BLOCK:
+				if (!asked && pw_home_send(home_sock, &want, -1) != PW_HOME_OK)
+					return false;
+				asked = true;
+				if (!wait_for_home())
+					return false;
+				continue;
+			case PW_HOME_CLOSED:
+				return false;
+		}
+
+		if (message.client >= PwControl->max_clients)
+			elog(ERROR, "unexpected message from the pool worker");
+		if (message.kind == PW_HOME_CLIENT)
+			keep_descriptor(&message, fd);
+		else if (fd >= 0)
+			close(fd);
+
+		entry = descriptor_entry(client);
+		if (entry->held && entry->generation == generation)
+			return true;
+		if (message.kind == PW_HOME_CLIENT_GONE && message.client == client)
+			return false;
+	}
+}
+
+/*
+ * Sleep until the worker has said something.  False if there is no worker to
+ * say anything.
+ */
+static bool
+wait_for_home(void)
+{
+	WaitEvent	event;
+
+	if (PwControl->worker_pid == 0)
+		return false;
+	(void) WaitEventSetWait(home_set, -1, &event, 1, PG_WAIT_EXTENSION);
+	if (event.events & WL_POSTMASTER_DEATH)
+		proc_exit(1);
+	if (event.events & WL_LATCH_SET)
+	{
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	return true;
+}
+
+/*
+ * Give a received socket its number.  F_DUPFD takes the number only if it is
+ * free, and never closes what somebody else has there.
+ */
+static void
+keep_descriptor(const PwHomeMessage *message, int fd)
+{
+	int			wanted = PwControl->fd_base + message->client;
+	PwDescriptor *entry;
+	int			got;
+
+	pw_descriptor_drop(message->client);
+	got = fcntl(fd, F_DUPFD_CLOEXEC, wanted);
+	close(fd);
+	if (got != wanted)
+	{
+		if (got >= 0)
+			close(got);
+		ereport(FATAL,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("could not give descriptor %d to a pool client", wanted)));
+	}
+	entry = descriptor_entry(message->client);
+	entry->held = true;
+	entry->generation = message->generation;
+}
+
+WaitEventSet *
+pw_descriptor_wait_set(int client)
+{
+	PwDescriptor *entry = descriptor_entry(client);
+
+	Assert(entry->held);
+	if (entry->set != NULL)
+	{
+		dlist_move_head(&wait_sets, &entry->lru);
+		return entry->set;
+	}
+
+	if (nwait_sets >= MAX_WAIT_SETS)
+		free_wait_set(dlist_container(PwDescriptor, lru, dlist_tail_node(&wait_sets)));
+
+	/* the same events at the same places as in pq_init() */
+	entry->set = pw_wait_event_set_new(FeBeWaitSetNEvents);
+	AddWaitEventToSet(entry->set, WL_SOCKET_READABLE,
+					  PwControl->fd_base + client, NULL, NULL);
+	AddWaitEventToSet(entry->set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(entry->set, WL_POSTMASTER_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	dlist_push_head(&wait_sets, &entry->lru);
+	nwait_sets++;
+	return entry->set;
+}
+
+static void
+free_wait_set(PwDescriptor *entry)
+{
+	dlist_delete(&entry->lru);
+	FreeWaitEventSet(entry->set);
+	entry->set = NULL;
+	nwait_sets--;
+}
+
+void
+pw_descriptor_drop(int client)
+{
+	PwDescriptor *entry = descriptor_entry(client);
+
+	if (!entry->held)
+		return;
+	if (entry->set != NULL)
+		free_wait_set(entry);
+	close(PwControl->fd_base + client);
+	entry->held = false;
+}
+
+uint64
+pw_descriptors_backlog(void)
+{
+	return pg_atomic_read_u64(&PwControl->departures) - departures_seen;
+}
+
+/*
+ * An entry of the ring may be overwritten while we read it, if we are a whole
+ * round behind.  So look at the count again afterwards, and if that has
+ * happened, look at everything we hold instead.
+ */
+void
+pw_descriptors_drop_departed(void)
+{
+	uint64		count = pg_atomic_read_u64(&PwControl->departures);
+
+	if (count == departures_seen)
+		return;
+	pg_read_barrier();
+
+	while (departures_seen < count &&
+		   pg_atomic_read_u64(&PwControl->departures) - departures_seen < PW_DEPARTURES)
+	{
+		uint32		client = PwControl->departed[departures_seen % PW_DEPARTURES];
+		uint64		word;
+
+		departures_seen++;
+		if (client >= ndescriptors || !descriptors[client].held)
+			continue;
+		word = pg_atomic_read_u64(&PwClients[client].word);
+		if (PW_WORD_GENERATION(word) != descriptors[client].generation ||
+			PW_WORD_STATE(word) == PW_CLIENT_FREE ||
+			PW_WORD_STATE(word) == PW_CLIENT_CLOSING)
+			pw_descriptor_drop(client);
+	}
+	if (departures_seen < count)
+	{
+		departures_seen = count;
+		drop_all_stale();
+	}
+}
+
+static void
+drop_all_stale(void)
+{
+	for (int i = 0; i < ndescriptors; i++)
+	{
+		uint64		word = pg_atomic_read_u64(&PwClients[i].word);
+
+		if (descriptors[i].held &&
+			(PW_WORD_GENERATION(word) != descriptors[i].generation ||
+			 PW_WORD_STATE(word) == PW_CLIENT_FREE))
+			pw_descriptor_drop(i);
+	}
+}

@@ -1,0 +1,37 @@
+/*-------------------------------------------------------------------------
+ *
+ * lost_client.h
+ *	  A client that vanishes costs a rollback, not a backend.
+ *
+ * Runs in: slots.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PW_LOST_CLIENT_H
+#define PW_LOST_CLIENT_H
+
+/* Begin to watch for lost clients. */
+extern void pw_lost_client_init(void);
+
+/* Whether there is a client to lose; tell at attach and detach. */
+extern void pw_lost_client_watch(bool attached);
+
+/* Has the attached client been lost?  Its output must be discarded then. */
+extern bool pw_client_is_lost(void);
+
+/*
+ * To be called after output: if that has failed, the client is lost, and the
+ * statement that is running is cancelled.
+ */
+extern void pw_lost_client_check(void);
+
+/*
+ * To be called when recovery from an error begins: if the error was that the
+ * client vanished in the middle of a message, make the backend go on.
+ */
+extern void pw_lost_client_recover(void);
+
+/* Throw away what a client has sent and nobody has read. */
+extern void pw_lost_client_drop_input(void);
+
+#endif							/* PW_LOST_CLIENT_H */

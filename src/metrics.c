@@ -1,0 +1,247 @@
+/*-------------------------------------------------------------------------
+ *
+ * metrics.c
+ *	  The numbers of a pool, and the one list that names them.
+ *
+ * Runs in: every process that shows numbers to somebody.
+ *
+ * Slots are counted by looking at each of them, so that the columns of a row
+ * always add up.  Counters are those of the slots there are, plus what the
+ * worker has kept of slots that are gone.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "metrics.h"
+
+/* Counters of a pool that only feed a rate. */
+typedef struct RateParts
+{
+	uint64		attaches;
+	uint64		slots_opened;
+} RateParts;
+
+const char *const pw_pool_health_names[PW_POOL_NHEALTHS] = {
+	[PW_POOL_READY] = "ready",
+	[PW_POOL_OPENING] = "opening",
+	[PW_POOL_FAILING] = "failing",
+	[PW_POOL_UNUSED] = "idle",
+};
+
+const PwMetricInfo pw_pool_metrics[] = {
+	[PW_POOL_SLOTS] = {
+		"slots", PW_METRIC_GAUGE,
+		"Open slots: active, idle and pinned ones."
+	},
+	[PW_POOL_ACTIVE] = {
+		"active", PW_METRIC_GAUGE,
+		"Slots that are serving a client, or have just been given one."
+	},
+	[PW_POOL_IDLE] = {
+		"idle", PW_METRIC_GAUGE,
+		"Slots that can serve any client at once."
+	},
+	[PW_POOL_PINNED] = {
+		"pinned", PW_METRIC_GAUGE,
+		"Slots that wait for the next message of the one client that keeps them."
+	},
+	[PW_POOL_SLOTS_OPENING] = {
+		"opening", PW_METRIC_GAUGE,
+		"Slots that are logging in."
+	},
+	[PW_POOL_CLIENTS] = {
+		"clients", PW_METRIC_GAUGE,
+		"Clients that have logged in."
+	},
+	[PW_POOL_WAITING] = {
+		"waiting", PW_METRIC_GAUGE,
+		"Clients that want a slot and have none."
+	},
+	[PW_POOL_SIZE] = {
+		"pool_size", PW_METRIC_GAUGE,
+		"The most slots this pool may open."
+	},
+	[PW_POOL_UTILIZATION] = {
+		"utilization", PW_METRIC_PERCENT,
+		"Active and pinned slots, in percent of pool_size."
+	},
+	[PW_POOL_PEAK_ACTIVE] = {
+		"peak_active", PW_METRIC_GAUGE,
+		"The most slots that were ever active or pinned at once."
+	},
+	[PW_POOL_TRANSACTIONS] = {
+		"transactions", PW_METRIC_COUNTER,
+		"Transactions served."
+	},
+	[PW_POOL_REUSE_RATE] = {
+		"reuse_rate", PW_METRIC_PERCENT,
+		"Attaches that found an open slot, in percent of all attaches."
+	},
+	[PW_POOL_FAILED] = {
+		"failed", PW_METRIC_COUNTER,
+		"Logins refused, slot logins failed, and clients lost with their slot."
+	},
+};
+
+StaticAssertDecl(lengthof(pw_pool_metrics) == PW_POOL_NMETRICS,
+				 "every metric needs a row in pw_pool_metrics");
+
+static void sample_pool(PwPoolSample *sample, RateParts *parts, int pool);
+static void sample_slot(PwPoolSample *sample, RateParts *parts,
+						const PwShmSlot *slot);
+static void sample_rates(PwPoolSample *sample, const RateParts *parts);
+static PwPoolHealth sample_health(const PwPoolSample *sample);
+static double percent(double part, double whole);
+
+/*
+ * Sample all pools: copy and add up under the lock, compute afterwards.
+ */
+PwPoolSample *
+pw_metrics_sample_pools(int *npools)
+{
+	int			max_pools = PwControl->max_pools;
+	PwPoolSample *samples = palloc0(max_pools * sizeof(PwPoolSample));
+	RateParts  *parts = palloc0(max_pools * sizeof(RateParts));
+	int			n = 0;
+
+	LWLockAcquire(&PwControl->lock, LW_SHARED);
+	for (int i = 0; i < max_pools; i++)
+		sample_pool(&samples[i], &parts[i], i);
+	for (int i = 0; i < PwControl->max_slots; i++)
+	{
+		int			pool = PwSlots[i].pool;
+
+		if (pool != PW_NONE)
+			sample_slot(&samples[pool], &parts[pool], &PwSlots[i]);
+	}
+	LWLockRelease(&PwControl->lock);
+
+	/* close the gaps that pools not in use leave */
+	for (int i = 0; i < max_pools; i++)
+	{
+		if (samples[i].pool == PW_NONE)
+			continue;
+		sample_rates(&samples[i], &parts[i]);
+		samples[i].health = sample_health(&samples[i]);
+		samples[n++] = samples[i];
+	}
+
+	pfree(parts);
+	*npools = n;
+	return samples;
+}
+
+/*
+ * Copy what a pool knows of itself.  The sample's pool is PW_NONE if it is not
+ * in use.  The caller holds control->lock.
+ */
+static void
+sample_pool(PwPoolSample *sample, RateParts *parts, int pool)
+{
+	const PwShmPool *shared = &PwPools[pool];
+
+	if (!shared->in_use)
+	{
+		sample->pool = PW_NONE;
+		return;
+	}
+
+	sample->pool = pool;
+	sample->database = shared->database;
+	sample->role = shared->role;
+	if (shared->last_error_at != 0)
+	{
+		sample->health = PW_POOL_FAILING;
+		strlcpy(sample->last_error, shared->last_error, PW_POOL_ERROR_LEN);
+	}
+
+	sample->value[PW_POOL_CLIENTS] = shared->clients;
+	sample->value[PW_POOL_WAITING] = shared->waiting;
+	sample->value[PW_POOL_SIZE] = shared->pool_size;
+	sample->value[PW_POOL_PEAK_ACTIVE] =
+		pg_atomic_read_u32((pg_atomic_uint32 *) &shared->peak_active);
+	sample->value[PW_POOL_TRANSACTIONS] = shared->past_transactions;
+	sample->value[PW_POOL_FAILED] = shared->failed;
+	parts->attaches = shared->past_attaches;
+	parts->slots_opened = shared->slots_opened;
+}
+
+/*
+ * Add a slot to the sample of its pool.  The caller holds control->lock.
+ */
+static void
+sample_slot(PwPoolSample *sample, RateParts *parts, const PwShmSlot *slot)
+{
+	/* what a slot in each state counts as; in the others, as nothing */
+	static const PwPoolMetric counts_as[PW_SLOT_NACTIVITIES] = {
+		[PW_SLOT_EMPTY] = PW_POOL_NMETRICS,
+		[PW_SLOT_OPENING] = PW_POOL_SLOTS_OPENING,
+		[PW_SLOT_IDLE] = PW_POOL_IDLE,
+		[PW_SLOT_CLAIMED] = PW_POOL_ACTIVE,
+		[PW_SLOT_ASSIGNED] = PW_POOL_ACTIVE,
+		[PW_SLOT_BUSY] = PW_POOL_ACTIVE,
+		[PW_SLOT_PINNED] = PW_POOL_PINNED,
+		[PW_SLOT_GONE] = PW_POOL_NMETRICS,
+	};
+	uint32		activity = pg_atomic_read_u32((pg_atomic_uint32 *) &slot->activity);
+	PwPoolMetric metric = counts_as[activity];
+
+	if (sample->pool == PW_NONE || activity == PW_SLOT_EMPTY)
+		return;
+
+	if (metric != PW_POOL_NMETRICS)
+		sample->value[metric] += 1;
+	if (metric != PW_POOL_NMETRICS && metric != PW_POOL_SLOTS_OPENING)
+		sample->value[PW_POOL_SLOTS] += 1;
+
+	sample->value[PW_POOL_TRANSACTIONS] += slot->transactions;
+	parts->attaches += slot->attaches;
+}
+
+/*
+ * Compute the percentages of a sample.
+ *
+ * Nothing in shared memory says of an attach that it had to wait for a login.
+ * We take each slot ever opened as one that did: too many where slots were
+ * opened ahead of their clients, hence the lower limit.
+ */
+static void
+sample_rates(PwPoolSample *sample, const RateParts *parts)
+{
+	uint64		opened = Min(parts->slots_opened, parts->attaches);
+
+	sample->value[PW_POOL_UTILIZATION] =
+		percent(sample->value[PW_POOL_ACTIVE] + sample->value[PW_POOL_PINNED],
+				sample->value[PW_POOL_SIZE]);
+	sample->value[PW_POOL_REUSE_RATE] =
+		percent(parts->attaches - opened, parts->attaches);
+}
+
+/*
+ * Say in one word how a pool does.  Trouble comes first.
+ */
+static PwPoolHealth
+sample_health(const PwPoolSample *sample)
+{
+	if (sample->health == PW_POOL_FAILING)
+		return PW_POOL_FAILING;
+	if (sample->value[PW_POOL_CLIENTS] == 0)
+		return PW_POOL_UNUSED;
+	if (sample->value[PW_POOL_SLOTS] == 0 &&
+		sample->value[PW_POOL_SLOTS_OPENING] > 0)
+		return PW_POOL_OPENING;
+	return PW_POOL_READY;
+}
+
+/*
+ * The part in percent of the whole, to one digit after the point; NaN if
+ * there is no whole.
+ */
+static double
+percent(double part, double whole)
+{
+	return (whole > 0) ? rint(part / whole * 1000.0) / 10.0 : NAN;
+}

@@ -1,0 +1,742 @@
+/*-------------------------------------------------------------------------
+ *
+ * pool.c
+ *	  One (database, role): its clients, its slots, its epoll set, and which
+ *	  client goes to which slot.
+ *
+ * Runs in: pool worker.
+ *
+ * This is the only file that knows both clients and slots.  How many slots a
+ * pool has is decided in pool_size.c.
+ *
+ * Who serves the queue
+ * --------------------
+ *
+ * The kernel is the queue: parked clients sit in the pool's epoll set with
+ * EPOLLONESHOT, and whoever takes an event out of it and then swaps the
+ * client's word from PARKED to ATTACHED has the client.
+ *
+ * Slots that are busy take their next client from the set themselves, when
+ * they finish a transaction.  The worker steps in only for slots that sleep:
+ * it claims an idle slot, takes one client out of the set, and assigns it.
+ * While no slot of the pool is idle the worker does not look at the set at
+ * all, or it would wake for every event that the slots are about to take.
+ *
+ * So that no client is overlooked: the worker clears "watched" and then looks
+ * for idle slots once more; a slot declares itself idle and then looks at
+ * "watched", and if that is clear sets "poked" and wakes the worker.  Both do
+ * their store before their load with a full barrier between, so at least one
+ * of them sees the other.
+ *
+ * A client that has not had its first ReadyForQuery sends nothing, yet needs
+ * a slot.  It enters the set with EPOLLOUT, which is true at once, and queues
+ * with the others.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "miscadmin.h"
+#include "storage/fd.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "client.h"
+#include "pool.h"
+#include "pool_internal.h"
+#include "protocol.h"
+#include "settings.h"
+#include "shared_state.h"
+#include "slot.h"
+
+PwPool	   *PwLocalPools = NULL;
+
+static void client_authenticated(int client, const PwLogin *login);
+static void login_refused(const char *database, const char *role);
+static void cancel_requested(int32 pid, int32 key);
+static void client_closing(int client);
+static void refuse_too_many(int client);
+static void slot_opened(int slot);
+static void slot_gone(int slot);
+static void return_clients_of(int slot);
+static PwPool *pool_find(Oid dboid, Oid roleoid);
+static PwPool *pool_create(const PwLogin *login);
+static bool pool_open_set(PwPool *pool);
+static void pool_set_names(PwPool *pool, const PwLogin *login);
+static void pool_ready(void *arg, int ready);
+static void pool_failed(void *arg);
+static int	claim_idle_slot(PwPool *pool, int not_this_one);
+static int	claim_preferred_slot(int slot, int preferred);
+static bool claim_slot(int slot);
+static void release_slot(int slot);
+static int	take_ready_client(PwPool *pool);
+static int	take_held_client(PwPool *pool);
+static bool client_has_left(int client);
+static void assign(int slot, int client);
+static bool assign_elsewhere(PwPool *pool, int slot, int client);
+static bool another_slot_will_idle(PwPool *pool, int slot);
+static bool has_idle_slot(PwPool *pool);
+static void set_watched(PwPool *pool, bool watched);
+
+static const PwClientEvents client_events = {
+	.authenticated = client_authenticated,
+	.refused = login_refused,
+	.cancel = cancel_requested,
+	.closing = client_closing,
+};
+
+static const PwSlotEvents slot_events = {
+	.opened = slot_opened,
+	.open_failed = pw_pool_open_failed,
+	.gone = slot_gone,
+};
+
+void
+pw_pool_init(void)
+{
+	pw_client_init(&client_events);
+	pw_slot_init(&slot_events);
+
+	PwLocalPools = MemoryContextAllocZero(TopMemoryContext,
+										  sizeof(PwPool) * PwControl->max_pools);
+	for (int i = 0; i < PwControl->max_pools; i++)
+	{
+		PwPool	   *pool = &PwLocalPools[i];
+
+		pool->shared = &PwPools[i];
+		pool->epfd = -1;
+		pool->watch.fd = -1;
+		pg_atomic_write_u32(&pool->shared->parked, 0);
+		pool->shared->slots = pool->shared->opening = 0;
+		pool->shared->clients = pool->shared->waiting = 0;
+		if (pool->shared->in_use && !pool_open_set(pool))
+			pool->shared->in_use = false;
+	}
+	pw_pool_size_init();
+}
+
+/*
+ * A wakeup may mean anything, so look at all that slots can tell us.
+ */
+void
+pw_pool_work(void)
+{
+	uint32		next = pw_client_take_leavers();
+
+	while (next != 0)
+	{
+		int			client = next - 1;
+
+		next = PwClients[client].next_leaver;
+		(void) pw_client_close(client);
+	}
+
+	for (int i = 0; i < PwControl->max_pools; i++)
+	{
+		if (!PwPools[i].in_use)
+			continue;
+		if (pg_atomic_read_u32(&PwPools[i].poked) != 0 &&
+			pg_atomic_exchange_u32(&PwPools[i].poked, 0) != 0)
+			pw_pool_dispatch(&PwLocalPools[i]);
+	}
+}
+
+void
+pw_pool_reload(void)
+{
+	pw_pool_size_reload();
+}
+
+/*
+ * A client has logged in: put it into its pool's queue.
+ */
+static void
+client_authenticated(int client, const PwLogin *login)
+{
+	PwShmClient *shared = &PwClients[client];
+	PwPool	   *pool = pool_find(login->dboid, login->roleoid);
+	struct epoll_event event;
+	uint64		word;
+
+	if (PwControl->clients >= PwControl->client_limit)
+	{
+		refuse_too_many(client);
+		return;
+	}
+	if (pool == NULL)
+		pool = pool_create(login);
+	if (pool == NULL)
+	{
+		refuse_too_many(client);
+		return;
+	}
+	pool_set_names(pool, login);
+
+	shared->pool = pool->shared - PwPools;
+	pool->shared->clients++;
+	PwControl->clients++;
+	word = pg_atomic_read_u64(&shared->word);
+	(void) pw_client_move(shared, word, PW_CLIENT_PARKED, PW_NONE);
+
+	event.events = EPOLLOUT | EPOLLONESHOT;
+	event.data.u64 = PW_EPOLL_DATA(client, PW_WORD_GENERATION(word));
+	if (epoll_ctl(pool->epfd, EPOLL_CTL_ADD, pw_client_fd(client), &event) < 0)
+		ereport(ERROR,
+				(errcode_for_socket_access(),
+				 errmsg("could not park pool client: %m")));
+	pw_pool_dispatch(pool);
+}
+
+static void
+refuse_too_many(int client)
+{
+	PwReport	report = {.sqlstate = ERRCODE_TOO_MANY_CONNECTIONS,
+	.message = "sorry, too many clients already"};
+
+	(void) pw_client_refuse(client, &report);
+}
+
+/* Count it where a pool is known by these names. */
+static void
+login_refused(const char *database, const char *role)
+{
+	if (database == NULL || role == NULL)
+		return;
+	for (int i = 0; i < PwControl->max_pools; i++)
+		if (PwPools[i].in_use &&
+			strcmp(NameStr(PwPools[i].database), database) == 0 &&
+			strcmp(NameStr(PwPools[i].role), role) == 0)
+			PwPools[i].failed++;
+}
+
+/*
+ * Cancel what a client is doing, if it is doing anything.
+ *
+ * The lock makes sure that the signal is on its way to the backend before the
+ * slot can let go of this client; see detach_client() in handoff.c for how a
+ * late one is kept from the next client.
+ */
+static void
+cancel_requested(int32 pid, int32 key)
+{
+	int			client = pw_client_find_by_key(pid, key);
+	PwShmSlot  *slot;
+	uint64		word;
+
+	if (client == PW_NONE)
+		return;
+	word = pg_atomic_read_u64(&PwClients[client].word);
+	if (PW_WORD_STATE(word) != PW_CLIENT_ATTACHED)
+		return;
+
+	slot = &PwSlots[PW_WORD_SLOT(word)];
+	LWLockAcquire(&slot->lock, LW_EXCLUSIVE);
+	if (slot->client == client && slot->alive)
+	{
+		kill(slot->pid, SIGINT);
+#ifdef HAVE_SETSID
+		kill(-slot->pid, SIGINT);
+#endif
+	}
+	LWLockRelease(&slot->lock);
+}
+
+/* A client is being closed. */
+static void
+client_closing(int client)
+{
+	PwPool	   *pool = &PwLocalPools[PwClients[client].pool];
+
+	(void) epoll_ctl(pool->epfd, EPOLL_CTL_DEL, pw_client_fd(client), NULL);
+	pool->held = list_delete_int(pool->held, client);
+	pool->shared->clients--;
+	PwControl->clients--;
+	pw_slot_forget_client(client);
+}
+
+static void
+slot_opened(int slot)
+{
+	PwPool	   *pool = &PwLocalPools[PwSlots[slot].pool];
+
+	pool->shared->opening--;
+	pool->shared->slots++;
+	pool->shared->slots_opened++;
+	pw_pool_open_succeeded(pool);
+}
+
+/*
+ * The backend of a slot is gone.
+ */
+static void
+slot_gone(int slot)
+{
+	PwPool	   *pool = &PwLocalPools[PwSlots[slot].pool];
+
+	pool->shared->slots--;
+	pool->shared->past_transactions += PwSlots[slot].transactions;
+	pool->shared->past_attaches += PwSlots[slot].attaches;
+	return_clients_of(slot);
+	pw_pool_slot_gone(pool);
+}
+
+/*
+ * Decide what becomes of the clients of a slot that is gone.
+ *
+ * One that it was serving has seen its backend die, and is closed.  One that
+ * was given to it but not attached yet has lost nothing, and queues again.
+ */
+static void
+return_clients_of(int slot)
+{
+	for (int i = 0; i < PwControl->max_clients; i++)
+	{
+		uint64		word = pg_atomic_read_u64(&PwClients[i].word);
+
+		if (PW_WORD_STATE(word) != PW_CLIENT_ATTACHED || PW_WORD_SLOT(word) != slot)
+			continue;
+		if (PwSlots[slot].client == i)
+		{
+			PwPools[PwClients[i].pool].failed++;
+			pw_client_close_attached(i);
+		}
+		else
+			pw_pool_requeue(i, word);
+	}
+}
+
+/*
+ * Park a client again that the worker, or a slot that is gone, had taken out
+ * of the queue.  It is made ready at once, so that somebody looks at it.
+ */
+void
+pw_pool_requeue(int client, uint64 word)
+{
+	struct epoll_event event;
+
+	if (PW_WORD_STATE(word) == PW_CLIENT_ATTACHED &&
+		!pw_client_move(&PwClients[client], word, PW_CLIENT_PARKED, PW_NONE))
+		return;
+	event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLONESHOT;
+	event.data.u64 = PW_EPOLL_DATA(client, PW_WORD_GENERATION(word));
+	(void) epoll_ctl(PwLocalPools[PwClients[client].pool].epfd, EPOLL_CTL_MOD,
+					 pw_client_fd(client), &event);
+}
+
+static PwPool *
+pool_find(Oid dboid, Oid roleoid)
+{
+	for (int i = 0; i < PwControl->max_pools; i++)
+		if (PwPools[i].in_use && PwPools[i].dboid == dboid && PwPools[i].roleoid == roleoid)
+			return &PwLocalPools[i];
+	return NULL;
+}
+
+/*
+ * Make a new pool.  NULL if there is no room for one.
+ */
+static PwPool *
+pool_create(const PwLogin *login)
+{
+	for (int i = 0; i < PwControl->max_pools; i++)
+	{
+		PwPool	   *pool = &PwLocalPools[i];
+
+		if (pool->shared->in_use)
+			continue;
+		pool->shared->slots = pool->shared->opening = 0;
+		pool->shared->clients = pool->shared->waiting = 0;
+		pool->shared->failed = pool->shared->slots_opened = 0;
+		pool->shared->past_transactions = pool->shared->past_attaches = 0;
+		pool->shared->last_error_at = 0;
+		pg_atomic_write_u32(&pool->shared->parked, 0);
+		pg_atomic_write_u32(&pool->shared->active, 0);
+		pg_atomic_write_u32(&pool->shared->peak_active, 0);
+		if (!pool_open_set(pool))
+			return NULL;
+
+		LWLockAcquire(&PwControl->lock, LW_EXCLUSIVE);
+		pool->shared->dboid = login->dboid;
+		pool->shared->roleoid = login->roleoid;
+		namestrcpy(&pool->shared->database, login->database);
+		namestrcpy(&pool->shared->role, login->role);
+		pool->shared->pool_size = pw_pool_size;
+		pool->shared->last_error[0] = '\0';
+		pool->shared->in_use = true;
+		LWLockRelease(&PwControl->lock);
+		return pool;
+	}
+
+	ereport(LOG,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("too many connection pools"),
+			 errhint("Raise \"pool_worker.max_pools\".")));
+	return NULL;
+}
+
+/* Find the pool of a login, or make it; for prewarming. */
+PwPool *
+pw_pool_for_login(const PwLogin *login)
+{
+	PwPool	   *pool = pool_find(login->dboid, login->roleoid);
+
+	return pool != NULL ? pool : pool_create(login);
+}
+
+/*
+ * Create the epoll set, and watch it.  False, and logged, if that fails.
+ */
+static bool
+pool_open_set(PwPool *pool)
+{
+	if (!AcquireExternalFD())
+	{
+		ereport(LOG,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("could not create a connection pool"),
+				 errdetail("There are too many open files on the server."),
+				 errhint("Raise \"max_files_per_process\".")));
+		return false;
+	}
+	pool->epfd = epoll_create1(EPOLL_CLOEXEC);
+	if (pool->epfd < 0)
+	{
+		ReleaseExternalFD();
+		ereport(LOG,
+				(errcode_for_socket_access(),
+				 errmsg("could not create epoll descriptor: %m")));
+		return false;
+	}
+	pool->last_used_at = pw_loop_now();
+	pg_atomic_write_u32(&pool->shared->watched, 1);
+	pw_watch_add(&pool->watch, pool->epfd, PW_READ, pool_ready, pool_failed, pool);
+	return true;
+}
+
+/* Forget a pool that has neither clients nor slots. */
+void
+pw_pool_drop(PwPool *pool)
+{
+	pw_watch_remove(&pool->watch);
+	pw_timer_disarm(&pool->retry);
+	close(pool->epfd);
+	ReleaseExternalFD();
+	pool->epfd = -1;
+	pool->min_slots = pool->failures = 0;
+	pool->wants_slot = false;
+
+	LWLockAcquire(&PwControl->lock, LW_EXCLUSIVE);
+	pool->shared->in_use = false;
+	LWLockRelease(&PwControl->lock);
+}
+
+/* A database or role may have been renamed since the pool was made. */
+static void
+pool_set_names(PwPool *pool, const PwLogin *login)
+{
+	if (strcmp(NameStr(pool->shared->database), login->database) == 0 &&
+		strcmp(NameStr(pool->shared->role), login->role) == 0)
+		return;
+	LWLockAcquire(&PwControl->lock, LW_EXCLUSIVE);
+	namestrcpy(&pool->shared->database, login->database);
+	namestrcpy(&pool->shared->role, login->role);
+	LWLockRelease(&PwControl->lock);
+}
+
+/* Watch callback: a parked client of this pool is ready. */
+static void
+pool_ready(void *arg, int ready)
+{
+	pw_pool_dispatch((PwPool *) arg);
+}
+
+/*
+ * Watch callback: an error was raised while dispatching.  It belongs to the
+ * client that was being dispatched, which remains parked or assigned, and the
+ * next event finds it there.
+ */
+static void
+pool_failed(void *arg)
+{
+}
+
+/*
+ * Bring ready clients and idle slots together, until either is used up.
+ */
+void
+pw_pool_dispatch(PwPool *pool)
+{
+	pool->last_used_at = pw_loop_now();
+	for (;;)
+	{
+		int			slot = claim_idle_slot(pool, PW_NONE);
+		int			client;
+
+		if (slot == PW_NONE)
+		{
+			/* clear the flag first, then look again: see the file header */
+			pw_pool_want_slot(pool);
+			set_watched(pool, pw_pool_can_grow(pool));
+			if (!has_idle_slot(pool))
+				return;
+			continue;
+		}
+
+		client = take_held_client(pool);
+		if (client == PW_NONE)
+			client = take_ready_client(pool);
+		if (client == PW_NONE)
+		{
+			set_watched(pool, true);
+			release_slot(slot);
+			return;
+		}
+		if (pw_debug_always_switch)
+		{
+			if (!assign_elsewhere(pool, slot, client))
+				return;
+		}
+		else
+			assign(claim_preferred_slot(slot, PwClients[client].last_slot), client);
+	}
+}
+
+/*
+ * Claim a slot that sleeps: one whose sticky client is gone if there is one,
+ * else the one that has been idle longest.
+ */
+static int
+claim_idle_slot(PwPool *pool, int not_this_one)
+{
+	int			index = pool->shared - PwPools;
+
+	for (;;)
+	{
+		int			best = PW_NONE;
+
+		for (int i = 0; i < PwControl->max_slots; i++)
+		{
+			if (PwSlots[i].pool != index || i == not_this_one ||
+				pg_atomic_read_u32(&PwSlots[i].activity) != PW_SLOT_IDLE)
+				continue;
+			if (best == PW_NONE ||
+				(PwSlots[i].client == PW_NONE && PwSlots[best].client != PW_NONE) ||
+				((PwSlots[i].client == PW_NONE) == (PwSlots[best].client == PW_NONE) &&
+				 PwSlots[i].state_since < PwSlots[best].state_since))
+				best = i;
+		}
+		if (best == PW_NONE || claim_slot(best))
+			return best;
+	}
+}
+
+/*
+ * The slot that a client was last attached to knows its session and has its
+ * descriptor: prefer it to the one already claimed if it sleeps as well.
+ */
+static int
+claim_preferred_slot(int slot, int preferred)
+{
+	if (preferred == PW_NONE || preferred == slot ||
+		PwSlots[preferred].pool != PwSlots[slot].pool || !claim_slot(preferred))
+		return slot;
+	release_slot(slot);
+	return preferred;
+}
+
+static bool
+claim_slot(int slot)
+{
+	uint32		idle = PW_SLOT_IDLE;
+
+	return pg_atomic_compare_exchange_u32(&PwSlots[slot].activity, &idle, PW_SLOT_CLAIMED);
+}
+
+/*
+ * Give a claimed slot back.  It may have found its client ready meanwhile and
+ * be waiting for our decision, so wake it.
+ */
+static void
+release_slot(int slot)
+{
+	uint32		claimed = PW_SLOT_CLAIMED;
+
+	/* not if the backend has gone in the meantime */
+	if (pg_atomic_compare_exchange_u32(&PwSlots[slot].activity, &claimed, PW_SLOT_IDLE))
+		pw_wake_slot(slot);
+}
+
+/*
+ * Take the next ready client out of the pool's queue; it is still PARKED.
+ * Returns PW_NONE if there is none.
+ */
+static int
+take_ready_client(PwPool *pool)
+{
+	struct epoll_event event;
+
+	while (epoll_wait(pool->epfd, &event, 1, 0) > 0)
+	{
+		int			client = PW_EPOLL_CLIENT(event.data.u64);
+		uint64		word = pg_atomic_read_u64(&PwClients[client].word);
+
+		if (PW_WORD_GENERATION(word) != PW_EPOLL_GENERATION(event.data.u64) ||
+			PW_WORD_STATE(word) != PW_CLIENT_PARKED)
+			continue;
+		if (PwClients[client].said_hello && client_has_left(client))
+		{
+			(void) pw_client_close(client);
+			continue;
+		}
+		return client;
+	}
+	return PW_NONE;
+}
+
+/* Clients that debug_always_switch holds back until another slot is idle. */
+static int
+take_held_client(PwPool *pool)
+{
+	int			client;
+
+	if (pool->held == NIL)
+		return PW_NONE;
+	client = linitial_int(pool->held);
+	pool->held = list_delete_first(pool->held);
+	return client;
+}
+
+/*
+ * Has a parked client hung up, or said goodbye?  Then no slot needs to wake
+ * for it.
+ */
+static bool
+client_has_left(int client)
+{
+	char		byte;
+	ssize_t		n = recv(pw_client_fd(client), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+
+	if (n > 0)
+		return byte == 'X';
+	return n == 0 || (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
+}
+
+/*
+ * Give a PARKED client to a claimed slot.
+ */
+static void
+assign(int slot, int client)
+{
+	uint64		word = pg_atomic_read_u64(&PwClients[client].word);
+
+	if (PW_WORD_STATE(word) != PW_CLIENT_PARKED ||
+		!pw_client_move(&PwClients[client], word, PW_CLIENT_ATTACHED, slot))
+	{
+		release_slot(slot);
+		return;
+	}
+	pw_slot_send_client(slot, client);
+	pw_pool_hand_over(slot, client);
+}
+
+/*
+ * Tell a claimed slot what to do next: serve this client, or retire.  If its
+ * backend has gone in the meantime, slot_gone() finds the client.
+ */
+void
+pw_pool_hand_over(int slot, int client)
+{
+	uint32		claimed = PW_SLOT_CLAIMED;
+
+	PwSlots[slot].assigned = client;
+	if (pg_atomic_compare_exchange_u32(&PwSlots[slot].activity, &claimed, PW_SLOT_ASSIGNED))
+		pw_wake_slot(slot);
+}
+
+/* Claim an idle slot of this pool, for pool_size.c to retire. */
+int
+pw_pool_claim_idle(PwPool *pool)
+{
+	return claim_idle_slot(pool, PW_NONE);
+}
+
+void
+pw_pool_release(int slot)
+{
+	release_slot(slot);
+}
+
+/*
+ * Under debug_always_switch: give the client to any slot but the last one it
+ * had.  If there is none, hold the client until another one is idle; false
+ * then.
+ */
+static bool
+assign_elsewhere(PwPool *pool, int slot, int client)
+{
+	int			other;
+	MemoryContext oldcontext;
+
+	if (slot != PwClients[client].last_slot || pool->shared->pool_size == 1 ||
+		!another_slot_will_idle(pool, slot))
+	{
+		assign(slot, client);
+		return true;
+	}
+
+	other = claim_idle_slot(pool, slot);
+	release_slot(slot);
+	if (other != PW_NONE)
+	{
+		assign(other, client);
+		return true;
+	}
+	oldcontext = MemoryContextSwitchTo(TopMemoryContext);
+	pool->held = lappend_int(pool->held, client);
+	MemoryContextSwitchTo(oldcontext);
+	pw_pool_want_slot(pool);
+	set_watched(pool, false);
+	return false;
+}
+
+/* Will a slot other than this one come free by itself, or could it? */
+static bool
+another_slot_will_idle(PwPool *pool, int slot)
+{
+	int			index = pool->shared - PwPools;
+
+	for (int i = 0; i < PwControl->max_slots; i++)
+		if (i != slot && PwSlots[i].pool == index &&
+			pg_atomic_read_u32(&PwSlots[i].activity) < PW_SLOT_PINNED)
+			return true;
+	return pw_pool_can_grow(pool);
+}
+
+static bool
+has_idle_slot(PwPool *pool)
+{
+	int			index = pool->shared - PwPools;
+
+	for (int i = 0; i < PwControl->max_slots; i++)
+		if (PwSlots[i].pool == index &&
+			pg_atomic_read_u32(&PwSlots[i].activity) == PW_SLOT_IDLE)
+			return true;
+	return false;
+}
+
+/*
+ * Look at the pool's epoll set from now on, or not.  A full barrier follows
+ * the store; see the file header.
+ */
+static void
+set_watched(PwPool *pool, bool watched)
+{
+	pg_atomic_exchange_u32(&pool->shared->watched, watched ? 1 : 0);
+	pw_watch_set_events(&pool->watch, watched ? PW_READ : 0);
+}

@@ -1,0 +1,565 @@
+/*-------------------------------------------------------------------------
+ *
+ * session_state.c
+ *	  What a client has left in its backend beyond the end of a transaction.
+ *
+ * Runs in: slots.
+ *
+ * A client whose session holds state keeps its slot.  This file finds such
+ * state by looking at it where it lives, never by guessing from SQL text; each
+ * kind is one row of state_kinds[].  When the client has left, the session is
+ * cleaned as DISCARD ALL does; what that cannot clean makes the slot retire.
+ *
+ * Looking costs a microsecond or two, so we do it only after something has
+ * happened that can leave state.  "touched" says so.  It is set by
+ *
+ * - every utility statement, except for the few that are known not to,
+ * - every call of a function that is not built in, and of those built-in ones
+ *	 that leave state,
+ * - every statement that can fire triggers, for these may be written in C,
+ * - Parse messages, unless known to be of the unnamed statement.
+ *
+ * A kind of state that we do not know of is a bug; the first fix is a row that
+ * pins.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/indexing.h"
+#include "catalog/namespace.h"
+#include "catalog/objectaccess.h"
+#include "catalog/pg_depend.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "commands/discard.h"
+#include "commands/sequence.h"
+#include "executor/executor.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "parser/parsetree.h"
+#include "storage/lock.h"
+#include "storage/proc.h"
+#include "tcop/utility.h"
+#include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/portal.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "compat.h"
+#include "session_state.h"
+
+/* Something happened that can have left state; reset by looking. */
+static bool touched = false;
+
+/* May there be prepared statements, or fewer than before? */
+static bool statements_uncertain = false;
+
+/* LISTEN or UNLISTEN was executed since we last looked. */
+static bool listen_uncertain = false;
+
+/* Facts that only hooks see, true until the session is cleaned. */
+static bool sequences_used = false;
+static bool library_loaded = false;
+static bool seed_set = false;
+static bool other_state = false;
+
+/* The answer while nothing is touched, and what it is based on. */
+static PwPinReason current_reason = PW_PIN_NONE;
+static bool has_statements = false;
+static bool is_listening = false;
+
+static ProcessUtility_hook_type prev_process_utility = NULL;
+static ExecutorStart_hook_type prev_executor_start = NULL;
+static object_access_hook_type prev_object_access = NULL;
+
+static void watch_utility(PlannedStmt *pstmt, const char *queryString,
+						  bool readOnlyTree, ProcessUtilityContext context,
+						  ParamListInfo params, QueryEnvironment *queryEnv,
+						  DestReceiver *dest, QueryCompletion *qc);
+static void watch_executor_start(QueryDesc *queryDesc, int eflags);
+static void watch_object_access(ObjectAccessType access, Oid classId,
+								Oid objectId, int subId, void *arg);
+static void note_utility(Node *statement);
+static bool leaves_nothing(Node *statement);
+static void note_modified_relation(Oid relid);
+static void note_function(Oid function);
+static PwPinReason look(void);
+static bool has_settings(void);
+static bool is_session_setting(const struct config_generic *setting);
+static bool has_placeholders(void);
+static bool is_placeholder(const struct config_generic *setting);
+static bool has_prepared_statements(void);
+static bool has_temporary_objects(void);
+static bool has_session_locks(void);
+static bool has_cursors(void);
+static bool has_listen(void);
+static bool function_returns_rows(Oid function);
+
+/*
+ * The kinds of state that pin.  The first one found is the one shown.
+ */
+typedef struct PwStateKind
+{
+	PwPinReason reason;
+	bool		(*present) (void);	/* looks at the state, or */
+	bool	   *flag;			/* was noted by a hook */
+	bool		cleanable;		/* by pw_session_clean() */
+} PwStateKind;
+
+static const PwStateKind state_kinds[] = {
+	{PW_PIN_TEMPORARY_OBJECTS, has_temporary_objects, NULL, true},
+	{PW_PIN_LISTEN, has_listen, NULL, true},
+	{PW_PIN_CURSORS, has_cursors, NULL, true},
+	{PW_PIN_SESSION_LOCKS, has_session_locks, NULL, true},
+	{PW_PIN_STATEMENTS, has_prepared_statements, NULL, true},
+	{PW_PIN_RANDOM_SEED, NULL, &seed_set, false},
+	{PW_PIN_LIBRARIES, NULL, &library_loaded, false},
+	{PW_PIN_OTHER, NULL, &other_state, false},
+	{PW_PIN_SETTINGS, has_placeholders, NULL, false},
+	{PW_PIN_SETTINGS, has_settings, NULL, true},
+	{PW_PIN_SEQUENCES, NULL, &sequences_used, true},
+};
+
+/*
+ * Built-in functions that leave state in the session, and where it is noted;
+ * NULL if looking finds it.
+ */
+typedef struct PwStatefulFunction
+{
+	Oid			oid;
+	bool	   *flag;
+} PwStatefulFunction;
+
+static const PwStatefulFunction stateful_functions[] = {
+	{F_SET_CONFIG, NULL},
+	{F_SETSEED, &seed_set},
+	{F_NEXTVAL, &sequences_used},
+	{F_SETVAL_REGCLASS_INT8, &sequences_used},
+	{F_SETVAL_REGCLASS_INT8_BOOL, &sequences_used},
+	{F_PG_ADVISORY_LOCK_INT8, NULL},
+	{F_PG_ADVISORY_LOCK_SHARED_INT8, NULL},
+	{F_PG_TRY_ADVISORY_LOCK_INT8, NULL},
+	{F_PG_TRY_ADVISORY_LOCK_SHARED_INT8, NULL},
+	{F_PG_ADVISORY_UNLOCK_INT8, NULL},
+	{F_PG_ADVISORY_UNLOCK_SHARED_INT8, NULL},
+	{F_PG_ADVISORY_LOCK_INT4_INT4, NULL},
+	{F_PG_ADVISORY_LOCK_SHARED_INT4_INT4, NULL},
+	{F_PG_TRY_ADVISORY_LOCK_INT4_INT4, NULL},
+	{F_PG_TRY_ADVISORY_LOCK_SHARED_INT4_INT4, NULL},
+	{F_PG_ADVISORY_UNLOCK_INT4_INT4, NULL},
+	{F_PG_ADVISORY_UNLOCK_SHARED_INT4_INT4, NULL},
+	{F_PG_ADVISORY_UNLOCK_ALL, NULL},
+	{F_PG_BACKUP_START, &other_state},
+	{F_PG_REPLICATION_ORIGIN_SESSION_SETUP, &other_state},
+	{F_PG_CREATE_PHYSICAL_REPLICATION_SLOT, &other_state},
+	{F_PG_CREATE_LOGICAL_REPLICATION_SLOT, &other_state},
+	{F_PG_COPY_LOGICAL_REPLICATION_SLOT_NAME_NAME_BOOL, &other_state},
+	{F_PG_COPY_LOGICAL_REPLICATION_SLOT_NAME_NAME_BOOL_NAME, &other_state},
+	{F_PG_COPY_PHYSICAL_REPLICATION_SLOT_NAME_NAME_BOOL, &other_state},
+};
+
+void
+pw_session_init(void)
+{
+	prev_process_utility = ProcessUtility_hook;
+	ProcessUtility_hook = watch_utility;
+	prev_executor_start = ExecutorStart_hook;
+	ExecutorStart_hook = watch_executor_start;
+	prev_object_access = object_access_hook;
+	object_access_hook = watch_object_access;
+}
+
+void
+pw_session_parsed(bool named)
+{
+	if (!named || has_statements)
+		return;
+	statements_uncertain = touched = true;
+}
+
+void
+pw_session_closed(void)
+{
+	if (has_statements)
+		statements_uncertain = touched = true;
+}
+
+PwPinReason
+pw_session_pin_reason(void)
+{
+	if (touched)
+	{
+		touched = false;
+		current_reason = look();
+	}
+	return current_reason;
+}
+
+bool
+pw_session_clean(void)
+{
+	DiscardStmt discard_all = {.type = T_DiscardStmt,.target = DISCARD_ALL};
+	PwPinReason reason = pw_session_pin_reason();
+
+	if (reason == PW_PIN_NONE)
+		return true;
+	for (int i = 0; i < lengthof(state_kinds); i++)
+	{
+		const PwStateKind *kind = &state_kinds[i];
+
+		if (!kind->cleanable && kind->flag != NULL && *kind->flag)
+			return false;
+	}
+
+	StartTransactionCommand();
+	if (has_placeholders())
+	{
+		CommitTransactionCommand();
+		return false;
+	}
+	DiscardCommand(&discard_all, true);
+	CommitTransactionCommand();
+
+	sequences_used = false;
+	statements_uncertain = listen_uncertain = true;
+	touched = true;
+	return pw_session_pin_reason() == PW_PIN_NONE;
+}
+
+void
+pw_session_hand_over(void)
+{
+	if (sequences_used)
+		ResetSequenceCaches();
+	sequences_used = false;
+}
+
+/*
+ * ProcessUtility_hook: note what a utility statement may leave behind.
+ *
+ * It is noted before it runs, since a statement that fails half-way can have
+ * left something as well.
+ */
+static void
+watch_utility(PlannedStmt *pstmt, const char *queryString,
+			  bool readOnlyTree, ProcessUtilityContext context,
+			  ParamListInfo params, QueryEnvironment *queryEnv,
+			  DestReceiver *dest, QueryCompletion *qc)
+{
+	note_utility(pstmt->utilityStmt);
+	if (prev_process_utility)
+		prev_process_utility(pstmt, queryString, readOnlyTree, context,
+							 params, queryEnv, dest, qc);
+	else
+		standard_ProcessUtility(pstmt, queryString, readOnlyTree, context,
+								params, queryEnv, dest, qc);
+}
+
+static void
+note_utility(Node *statement)
+{
+	if (leaves_nothing(statement))
+		return;
+	touched = true;
+	switch (nodeTag(statement))
+	{
+		case T_PrepareStmt:
+		case T_DeallocateStmt:
+			statements_uncertain = true;
+			break;
+		case T_DiscardStmt:
+			statements_uncertain = listen_uncertain = true;
+			if (((DiscardStmt *) statement)->target == DISCARD_ALL ||
+				((DiscardStmt *) statement)->target == DISCARD_SEQUENCES)
+				sequences_used = false;
+			break;
+		case T_ListenStmt:
+		case T_UnlistenStmt:
+			listen_uncertain = true;
+			break;
+		case T_LoadStmt:
+			library_loaded = true;
+			break;
+		case T_VariableSetStmt:
+			if (((VariableSetStmt *) statement)->name != NULL &&
+				pg_strcasecmp(((VariableSetStmt *) statement)->name, "seed") == 0)
+				seed_set = true;
+			break;
+		case T_CopyStmt:
+			/* may fill an identity column, which calls no function */
+			if (((CopyStmt *) statement)->is_from)
+				sequences_used = true;
+			break;
+		default:
+			break;
+	}
+}
+
+/* Statements that are frequent and known to leave nothing in the session. */
+static bool
+leaves_nothing(Node *statement)
+{
+	switch (nodeTag(statement))
+	{
+		case T_TransactionStmt:
+		case T_VariableShowStmt:
+		case T_ExecuteStmt:
+		case T_FetchStmt:
+		case T_LockStmt:
+		case T_NotifyStmt:
+		case T_ExplainStmt:
+			return true;
+		case T_CopyStmt:
+			return !((CopyStmt *) statement)->is_from;
+		default:
+			return false;
+	}
+}
+
+/*
+ * ExecutorStart_hook: note statements that can fire triggers or fill identity
+ * columns.
+ */
+static void
+watch_executor_start(QueryDesc *queryDesc, int eflags)
+{
+	ListCell   *cell;
+
+	if (prev_executor_start)
+		prev_executor_start(queryDesc, eflags);
+	else
+		standard_ExecutorStart(queryDesc, eflags);
+
+	foreach(cell, queryDesc->plannedstmt->resultRelations)
+		note_modified_relation(rt_fetch(lfirst_int(cell), queryDesc->plannedstmt->rtable)->relid);
+}
+
+static void
+note_modified_relation(Oid relid)
+{
+	Relation	relation = RelationIdGetRelation(relid);
+
+	if (relation == NULL)
+		return;
+	if (relation->trigdesc != NULL)
+		touched = true;
+	for (int i = 0; i < RelationGetNumberOfAttributes(relation) && !sequences_used; i++)
+		if (TupleDescAttr(RelationGetDescr(relation), i)->attidentity != '\0')
+			sequences_used = touched = true;
+	RelationClose(relation);
+}
+
+/*
+ * object_access_hook: note calls of functions that may leave state.
+ */
+static void
+watch_object_access(ObjectAccessType access, Oid classId,
+					Oid objectId, int subId, void *arg)
+{
+	if (access == OAT_FUNCTION_EXECUTE)
+		note_function(objectId);
+	if (prev_object_access)
+		prev_object_access(access, classId, objectId, subId, arg);
+}
+
+static void
+note_function(Oid function)
+{
+	if (function >= FirstNormalObjectId)
+	{
+		touched = true;
+		return;
+	}
+	for (int i = 0; i < lengthof(stateful_functions); i++)
+	{
+		if (stateful_functions[i].oid != function)
+			continue;
+		touched = true;
+		if (stateful_functions[i].flag != NULL)
+			*stateful_functions[i].flag = true;
+	}
+}
+
+/*
+ * Look at every kind of state; the first one that is present counts.
+ */
+static PwPinReason
+look(void)
+{
+	PwPinReason reason = PW_PIN_NONE;
+	MemoryContext oldcontext = CurrentMemoryContext;
+
+	StartTransactionCommand();
+	for (int i = 0; i < lengthof(state_kinds) && reason == PW_PIN_NONE; i++)
+	{
+		const PwStateKind *kind = &state_kinds[i];
+
+		if (kind->flag != NULL ? *kind->flag : kind->present())
+			reason = kind->reason;
+	}
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(oldcontext);
+	return reason;
+}
+
+static bool
+has_settings(void)
+{
+	int			count;
+	struct config_generic **settings = pw_guc_variables(&count);
+
+	for (int i = 0; i < count; i++)
+		if (settings[i]->source == PGC_S_SESSION && is_session_setting(settings[i]))
+			return true;
+	return false;
+}
+
+/*
+ * Characteristics of the current transaction are settings too, and SET leaves
+ * them with the source of a session, but each transaction starts anew.
+ */
+static bool
+is_session_setting(const struct config_generic *setting)
+{
+	static const char *const of_transaction[] = {
+		"transaction_deferrable", "transaction_isolation", "transaction_read_only",
+	};
+
+	for (int i = 0; i < lengthof(of_transaction); i++)
+		if (strcmp(setting->name, of_transaction[i]) == 0)
+			return false;
+	return true;
+}
+
+/*
+ * A setting that no module has defined exists from its first use to the end of
+ * the backend, and nothing removes it; those in configuration files or in
+ * ALTER ROLE are everybody's.
+ */
+static bool
+has_placeholders(void)
+{
+	int			count;
+	struct config_generic **settings = pw_guc_variables(&count);
+
+	for (int i = 0; i < count; i++)
+		if (is_placeholder(settings[i]))
+			return true;
+	return false;
+}
+
+static bool
+is_placeholder(const struct config_generic *setting)
+{
+	return (setting->flags & GUC_CUSTOM_PLACEHOLDER) != 0 &&
+		(setting->reset_source == PGC_S_DEFAULT || setting->reset_source == PGC_S_CLIENT);
+}
+
+static bool
+has_prepared_statements(void)
+{
+	if (statements_uncertain)
+		has_statements = function_returns_rows(F_PG_PREPARED_STATEMENT);
+	statements_uncertain = false;
+	return has_statements;
+}
+
+static bool
+has_listen(void)
+{
+	if (listen_uncertain)
+		is_listening = function_returns_rows(F_PG_LISTENING_CHANNELS);
+	listen_uncertain = false;
+	return is_listening;
+}
+
+/*
+ * Every object in a schema depends on the schema, whatever its kind.
+ */
+static bool
+has_temporary_objects(void)
+{
+	Oid			namespace;
+	Oid			toast_namespace;
+	Relation	depend;
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	bool		found;
+
+	GetTempNamespaceState(&namespace, &toast_namespace);
+	if (!OidIsValid(namespace))
+		return false;
+
+	depend = table_open(DependRelationId, AccessShareLock);
+	ScanKeyInit(&keys[0], Anum_pg_depend_refclassid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(NamespaceRelationId));
+	ScanKeyInit(&keys[1], Anum_pg_depend_refobjid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(namespace));
+	scan = systable_beginscan(depend, DependReferenceIndexId, true, NULL, 2, keys);
+	found = HeapTupleIsValid(systable_getnext(scan));
+	systable_endscan(scan);
+	table_close(depend, AccessShareLock);
+	return found;
+}
+
+/*
+ * Locks that are held while no user transaction is open belong to the session.
+ * We look at our own lists in shared memory: others may add to them only while
+ * they move one of our fast-path locks there, and those are never advisory.
+ */
+static bool
+has_session_locks(void)
+{
+	for (int i = 0; i < NUM_LOCK_PARTITIONS; i++)
+		if (!pw_lock_list_is_empty(MyProc, i))
+			return true;
+	return false;
+}
+
+static bool
+has_cursors(void)
+{
+	return !ThereAreNoReadyPortals();
+}
+
+/*
+ * Call a set-returning function of the catalog without arguments, and see
+ * whether it returns anything.
+ */
+static bool
+function_returns_rows(Oid function)
+{
+	ExprContext *econtext = CreateStandaloneExprContext();
+	FuncExpr   *call = makeFuncExpr(function, get_func_rettype(function), NIL,
+									InvalidOid, InvalidOid, COERCE_EXPLICIT_CALL);
+	SetExprState *state;
+	Tuplestorestate *rows;
+	TupleDesc	desc;
+	Oid			rettype;
+	bool		found;
+
+	call->funcretset = true;
+	if (get_expr_result_type((Node *) call, &rettype, &desc) == TYPEFUNC_SCALAR)
+	{
+		desc = CreateTemplateTupleDesc(1);
+		TupleDescInitEntry(desc, 1, "value", rettype, -1, 0);
+	}
+	state = ExecInitTableFunctionResult((Expr *) call, econtext, NULL);
+	rows = ExecMakeTableFunctionResult(state, econtext, econtext->ecxt_per_tuple_memory,
+									   desc, false);
+	found = tuplestore_tuple_count(rows) > 0;
+	tuplestore_end(rows);
+	FreeExprContext(econtext, true);
+	return found;
+}

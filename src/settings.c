@@ -1,0 +1,507 @@
+/*-------------------------------------------------------------------------
+ *
+ * settings.c
+ *	  The settings of pool_worker: variables, limits and checks.
+ *
+ * Runs in: postmaster at load, which defines them.  The check hooks run in
+ * every process that reads the configuration again.
+ *
+ * There is one define_... function for each section of docs/settings.md, with
+ * the settings in alphabetical order.  What a setting means to one database
+ * or role is none of this file's business.
+ *
+ * Only what sizes shared memory needs a restart.  Everything else follows a
+ * reload, so a check hook must hold for itself: it cannot compare its value
+ * with another setting's, because nobody knows which of the two a reload
+ * changes first.  Where two settings must agree, their user takes the smaller
+ * one.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "lib/stringinfo.h"
+#include "libpq/pqcomm.h"
+#include "nodes/pg_list.h"
+#include "parser/scansup.h"
+#include "postmaster/postmaster.h"
+#include "utils/guc.h"
+#include "utils/varlena.h"
+
+#include "settings.h"
+
+/* Beyond this, seconds do not fit into an int as milliseconds. */
+#define MAX_SECONDS (INT_MAX / 1000)
+
+/* One pair of pool_worker.prewarm. */
+typedef struct PrewarmPair
+{
+	char	   *database;
+	char	   *role;
+} PrewarmPair;
+
+/* clients */
+char	   *pw_listen_addresses;
+int			pw_max_clients;
+int			pw_port;
+char	   *pw_unix_socket_directories;
+
+/* pools */
+int			pw_max_pools;
+int			pw_min_pool_size;
+int			pw_pool_mode;
+int			pw_pool_size;
+char	   *pw_prewarm;
+
+/* slots */
+int			pw_connect_timeout;
+int			pw_max_slots;
+int			pw_slot_idle_timeout;
+
+/* developer options */
+bool		pw_debug_always_switch;
+
+static const struct config_enum_entry pool_mode_options[] = {
+	{"transaction", PW_MODE_TRANSACTION, false},
+	{"session", PW_MODE_SESSION, false},
+	{NULL, 0, false}
+};
+
+static void define_client_settings(void);
+static void define_pool_settings(void);
+static void define_slot_settings(void);
+static void define_developer_settings(void);
+static bool check_listen_addresses(char **newval, void **extra, GucSource source);
+static bool check_socket_directories(char **newval, void **extra, GucSource source);
+static bool check_prewarm(char **newval, void **extra, GucSource source);
+static bool check_max_slots(int *newval, void **extra, GucSource source);
+static List *parse_prewarm(const char *list, const char **problem);
+static PrewarmPair *parse_prewarm_pair(const char **pos, const char **problem);
+static char *parse_prewarm_name(const char **pos, const char **problem);
+static const char *read_quoted_name(const char *pos, StringInfo name);
+static const char *read_plain_name(const char *pos, StringInfo name);
+static const char *skip_space(const char *pos);
+
+/*
+ * Define all settings.  Called once, from _PG_init().
+ */
+void
+pw_settings_define(void)
+{
+	define_client_settings();
+	define_pool_settings();
+	define_slot_settings();
+	define_developer_settings();
+
+	MarkGUCPrefixReserved("pool_worker");
+}
+
+/*
+ * Section "Clients": where they connect, and how many may.
+ */
+static void
+define_client_settings(void)
+{
+	DefineCustomStringVariable("pool_worker.listen_addresses",
+							   "Sets the host names or IP addresses the pool listens on.",
+							   "An empty string means Unix sockets only, \"*\" all addresses.",
+							   &pw_listen_addresses,
+							   "localhost",
+							   PGC_SIGHUP,
+							   GUC_LIST_INPUT,
+							   check_listen_addresses, NULL, NULL);
+
+	DefineCustomIntVariable("pool_worker.max_clients",
+							"Sets the maximum number of clients connected to the pool.",
+							"The open file limit of the server may allow fewer; see pool_check().",
+							&pw_max_clients,
+							10000,
+							1, MAX_BACKENDS,
+							PGC_POSTMASTER,
+							0,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("pool_worker.port",
+							"Sets the port the pool listens on.",
+							"It also names the pool's Unix sockets, and must differ from the server's own port.",
+							&pw_port,
+							6432,
+							1, 65535,
+							PGC_SIGHUP,
+							0,
+							NULL, NULL, NULL);
+
+	DefineCustomStringVariable("pool_worker.unix_socket_directories",
+							   "Sets the directories where the pool creates Unix sockets.",
+							   "An empty string means those of unix_socket_directories.",
+							   &pw_unix_socket_directories,
+							   "",
+							   PGC_SIGHUP,
+							   GUC_LIST_INPUT | GUC_SUPERUSER_ONLY,
+							   check_socket_directories, NULL, NULL);
+}
+
+/*
+ * Section "Pools": how many there are, how large, and how they share.
+ */
+static void
+define_pool_settings(void)
+{
+	DefineCustomIntVariable("pool_worker.max_pools",
+							"Sets the maximum number of pools.",
+							"There is one pool for each database and role that clients use together.",
+							&pw_max_pools,
+							256,
+							1, 10000,
+							PGC_POSTMASTER,
+							0,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("pool_worker.min_pool_size",
+							"Sets the number of slots a pool keeps open when nobody uses them.",
+							"0 lets a pool close all its slots.  More than pool_size has no effect.",
+							&pw_min_pool_size,
+							0,
+							0, 10000,
+							PGC_SIGHUP,
+							0,
+							NULL, NULL, NULL);
+
+	DefineCustomEnumVariable("pool_worker.pool_mode",
+							 "Sets how long a client keeps its slot.",
+							 "\"transaction\" gives it to the next client after each transaction, \"session\" when its client leaves.",
+							 &pw_pool_mode,
+							 PW_MODE_TRANSACTION,
+							 pool_mode_options,
+							 PGC_SIGHUP,
+							 0,
+							 NULL, NULL, NULL);
+
+	DefineCustomIntVariable("pool_worker.pool_size",
+							"Sets the maximum number of slots in one pool.",
+							NULL,
+							&pw_pool_size,
+							20,
+							1, 10000,
+							PGC_SIGHUP,
+							0,
+							NULL, NULL, NULL);
+
+	DefineCustomStringVariable("pool_worker.prewarm",
+							   "Sets the pools to open before their first client comes.",
+							   "A list of database/role.  Each pool opens min_pool_size slots, or one if that is 0.",
+							   &pw_prewarm,
+							   "",
+							   PGC_SIGHUP,
+							   GUC_LIST_INPUT,
+							   check_prewarm, NULL, NULL);
+}
+
+/*
+ * Section "Slots": the connections behind all pools.
+ */
+static void
+define_slot_settings(void)
+{
+	DefineCustomIntVariable("pool_worker.connect_timeout",
+							"Sets the maximum time to wait for a slot to open.",
+							NULL,
+							&pw_connect_timeout,
+							5000,
+							1, 3600 * 1000,
+							PGC_SIGHUP,
+							GUC_UNIT_MS,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("pool_worker.max_slots",
+							"Sets the maximum number of slots of all pools together.",
+							"Slots count against max_connections.  -1 means three quarters of max_connections less superuser_reserved_connections.",
+							&pw_max_slots,
+							-1,
+							-1, MAX_BACKENDS,
+							PGC_POSTMASTER,
+							0,
+							check_max_slots, NULL, NULL);
+
+	DefineCustomIntVariable("pool_worker.slot_idle_timeout",
+							"Sets the time after which an unused slot is closed.",
+							"0 means never.  A pool keeps min_pool_size slots in any case.",
+							&pw_slot_idle_timeout,
+							600,
+							0, MAX_SECONDS,
+							PGC_SIGHUP,
+							GUC_UNIT_S,
+							NULL, NULL, NULL);
+}
+
+/*
+ * Section "Developer options": for testing the pool, of no use to others.
+ */
+static void
+define_developer_settings(void)
+{
+	DefineCustomBoolVariable("pool_worker.debug_always_switch",
+							 "Enables a change of slot after each transaction, needed or not.",
+							 "It slows every client down and shows whether anything depends on the slot.",
+							 &pw_debug_always_switch,
+							 false,
+							 PGC_SIGHUP,
+							 GUC_NOT_IN_SAMPLE,
+							 NULL, NULL, NULL);
+}
+
+/*
+ * Check hook: a list as the server's own listen_addresses takes it.
+ *
+ * The server finds a bad list when it starts to listen.  We can be reloaded,
+ * so we say it before the old value is lost.
+ */
+static bool
+check_listen_addresses(char **newval, void **extra, GucSource source)
+{
+	char	   *copy = pstrdup(*newval);
+	List	   *addresses = NIL;
+	bool		is_list = SplitGUCList(copy, ',', &addresses);
+
+	if (!is_list)
+		GUC_check_errdetail("List syntax is invalid.");
+
+	list_free(addresses);
+	pfree(copy);
+	return is_list;
+}
+
+/*
+ * Check hook: a list of directories, none too long to put a socket in.
+ */
+static bool
+check_socket_directories(char **newval, void **extra, GucSource source)
+{
+	char	   *copy = pstrdup(*newval);
+	List	   *directories = NIL;
+	ListCell   *lc;
+	bool		ok = SplitDirectoriesString(copy, ',', &directories);
+
+	if (!ok)
+		GUC_check_errdetail("List syntax is invalid.");
+
+	foreach(lc, directories)
+	{
+		char	   *directory = (char *) lfirst(lc);
+		char		path[MAXPGPATH + 32];
+
+		UNIXSOCK_PATH(path, 65535, directory);
+		if (strlen(path) >= UNIXSOCK_PATH_BUFLEN)
+		{
+			GUC_check_errdetail("A Unix socket in directory \"%s\" would have a path longer than %d bytes.",
+								directory, (int) (UNIXSOCK_PATH_BUFLEN - 1));
+			ok = false;
+		}
+	}
+
+	list_free_deep(directories);
+	pfree(copy);
+	return ok;
+}
+
+/*
+ * Check hook: a list of pairs.  Whether database and role exist is not ours
+ * to say here; the worker finds out when it opens the slots.
+ */
+static bool
+check_prewarm(char **newval, void **extra, GucSource source)
+{
+	const char *problem = NULL;
+
+	(void) parse_prewarm(*newval, &problem);
+	if (problem == NULL)
+		return true;
+
+	GUC_check_errdetail("%s", problem);
+	return false;
+}
+
+/*
+ * Check hook: a pool without slots serves nobody.
+ */
+static bool
+check_max_slots(int *newval, void **extra, GucSource source)
+{
+	if (*newval != 0)
+		return true;
+
+	GUC_check_errdetail("The pool cannot work without slots; -1 chooses a number of them.");
+	return false;
+}
+
+/*
+ * Call "fn" for each pair of a list in the form of pool_worker.prewarm.
+ */
+bool
+pw_settings_foreach_prewarm(const char *list, PwPrewarmFn fn, void *arg)
+{
+	const char *problem = NULL;
+	List	   *pairs = parse_prewarm(list, &problem);
+	ListCell   *lc;
+
+	if (problem != NULL)
+		return false;
+
+	foreach(lc, pairs)
+	{
+		PrewarmPair *pair = (PrewarmPair *) lfirst(lc);
+
+		fn(pair->database, pair->role, arg);
+	}
+	return true;
+}
+
+/*
+ * Parse a comma-separated list of database/role into PrewarmPairs.
+ *
+ * An empty list is fine.  If it is malformed, *problem says why and the
+ * result is NIL.  What has been allocated is left to the caller's memory
+ * context, which a reload or a turn of the worker's loop empties.
+ */
+static List *
+parse_prewarm(const char *list, const char **problem)
+{
+	List	   *pairs = NIL;
+	const char *pos = skip_space(list);
+
+	if (*pos == '\0')
+		return NIL;
+
+	for (;;)
+	{
+		PrewarmPair *pair = parse_prewarm_pair(&pos, problem);
+
+		if (pair == NULL)
+			return NIL;
+		pairs = lappend(pairs, pair);
+
+		pos = skip_space(pos);
+		if (*pos == '\0')
+			return pairs;
+		if (*pos != ',')
+		{
+			*problem = psprintf("Expected a comma before \"%s\".", pos);
+			return NIL;
+		}
+		pos = skip_space(pos + 1);
+	}
+}
+
+/*
+ * Parse one pair at *pos and move *pos behind it.  NULL and *problem if there
+ * is none.
+ */
+static PrewarmPair *
+parse_prewarm_pair(const char **pos, const char **problem)
+{
+	const char *start = *pos;
+	PrewarmPair *pair = palloc(sizeof(PrewarmPair));
+
+	pair->database = parse_prewarm_name(pos, problem);
+	if (pair->database == NULL)
+		return NULL;
+
+	*pos = skip_space(*pos);
+	if (**pos != '/')
+	{
+		*problem = psprintf("Expected \"database/role\", but there is no slash in \"%s\".",
+							start);
+		return NULL;
+	}
+	*pos = skip_space(*pos + 1);
+
+	pair->role = parse_prewarm_name(pos, problem);
+	return (pair->role == NULL) ? NULL : pair;
+}
+
+/*
+ * Parse one name at *pos and move *pos behind it.  NULL and *problem if there
+ * is none.
+ *
+ * Names are those of SQL: lower case unless in double quotes.  Only ASCII
+ * letters are folded, because the postmaster has no database encoding.
+ */
+static char *
+parse_prewarm_name(const char **pos, const char **problem)
+{
+	const char *p = *pos;
+	StringInfoData name;
+
+	initStringInfo(&name);
+	if (*p == '"')
+		p = read_quoted_name(p, &name);
+	else
+		p = read_plain_name(p, &name);
+
+	if (p == NULL)
+	{
+		*problem = psprintf("A double quote is not closed in \"%s\".", *pos);
+		return NULL;
+	}
+
+	if (name.len == 0 && *p == '\0')
+		*problem = "Expected \"database/role\", but a name is missing at the end.";
+	else if (name.len == 0)
+		*problem = psprintf("Expected \"database/role\", but a name is missing before \"%s\".",
+							p);
+	else if (name.len >= NAMEDATALEN)
+		*problem = psprintf("Name \"%s\" is longer than %d bytes.",
+							name.data, NAMEDATALEN - 1);
+
+	*pos = p;
+	return (*problem == NULL) ? name.data : NULL;
+}
+
+/*
+ * Append the name in double quotes at "pos" to "name".  Returns the position
+ * behind the closing quote, or NULL if there is none.
+ */
+static const char *
+read_quoted_name(const char *pos, StringInfo name)
+{
+	for (pos++; *pos != '\0'; pos++)
+	{
+		if (*pos == '"')
+		{
+			pos++;
+			if (*pos != '"')	/* two of them stand for one */
+				return pos;
+		}
+		appendStringInfoChar(name, *pos);
+	}
+	return NULL;
+}
+
+/*
+ * Append the name at "pos" to "name", in lower case.  Returns the position
+ * behind it.
+ */
+static const char *
+read_plain_name(const char *pos, StringInfo name)
+{
+	for (; *pos != '\0'; pos++)
+	{
+		if (scanner_isspace(*pos) || strchr(",/\"", *pos) != NULL)
+			break;
+		appendStringInfoChar(name, pg_ascii_tolower((unsigned char) *pos));
+	}
+	return pos;
+}
+
+/*
+ * The first character at or after "pos" that is not a space.
+ */
+static const char *
+skip_space(const char *pos)
+{
+	while (scanner_isspace(*pos))
+		pos++;
+	return pos;
+}

@@ -1,0 +1,354 @@
+/*-------------------------------------------------------------------------
+ *
+ * shared_state.h
+ *	  Layout of pool_worker's shared memory, and who may touch what.
+ *
+ * Runs in: postmaster (sizing and creation), pool worker, slots, and every
+ * backend that calls one of our SQL functions.
+ *
+ * There is one PwShmControl, followed by three arrays that the postmaster
+ * sizes once: pools, slots and clients.  An index into one of them is how the
+ * processes name a pool, a slot or a client to each other.  Nothing in here
+ * may be a descriptor, a latch or a pointer to private memory.
+ *
+ * Locking rules
+ * -------------
+ *
+ * - control->lock protects identity: which worker serves, which pool is which
+ *	 (database, role), which backend is which slot.  The worker changes them
+ *	 holding it exclusively; a slot does so for its own pid when it starts and
+ *	 when it exits.  Everybody else reads them holding it shared.
+ *
+ * - A client belongs to exactly one process at a time, and its "word" says to
+ *	 which: see PwClientState.  Ownership changes by one compare-and-swap on
+ *	 the word and in no other way.  The fields marked "by the owner" may be
+ *	 written by the owner only; others may read them, and what they read is
+ *	 already history.
+ *
+ * - slot->lock protects slot->client: "this slot serves this client".  A
+ *	 cancel request is turned into a signal while holding it, and a slot holds
+ *	 it exclusively to attach or let go of a client.  So the signal reaches
+ *	 the backend while it still serves the client that was meant.
+ *
+ * - slot->activity is the handshake between worker and slot about who gives
+ *	 the slot its next client: see PwSlotActivity.
+ *
+ * - Counters are atomics or words with a single writer; a reader may see one
+ *	 of them ahead of another.
+ *
+ * - No two of these locks are held at once, except slot->lock inside
+ *	 control->lock.  Nobody allocates, waits, or raises an error under either;
+ *	 copy out first, work afterwards.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PW_SHARED_STATE_H
+#define PW_SHARED_STATE_H
+
+#include "datatype/timestamp.h"
+#include "libpq/pqcomm.h"
+#include "port/atomics.h"
+#include "storage/lwlock.h"
+#include "utils/dsa.h"
+
+/* "no such index", for pools, slots and clients alike */
+#define PW_NONE (-1)
+
+/*
+ * The life of a client, as everybody sees it.
+ *
+ *		FREE --> ADMITTING --> PARKED <--> ATTACHED
+ *		  ^          |           |           |
+ *		  |          |           |           v
+ *		  |          |           |        LEAVING
+ *		  |          v           v           |
+ *		  +------- CLOSING <-----+-----------+
+ */
+typedef enum PwClientState
+{
+	PW_CLIENT_FREE,				/* nobody's; next: ADMITTING */
+	PW_CLIENT_ADMITTING,		/* the worker's, being authenticated; next:
+								 * PARKED, CLOSING */
+	PW_CLIENT_PARKED,			/* waits in its pool's epoll set; whoever swaps
+								 * the word owns it next: ATTACHED by a slot or
+								 * by the worker in a slot's name, CLOSING by
+								 * the worker */
+	PW_CLIENT_ATTACHED,			/* the slot's in the word; next: PARKED,
+								 * LEAVING; CLOSING by the worker, only after
+								 * that slot's backend is gone */
+	PW_CLIENT_LEAVING,			/* its slot let go of it for good, and put it
+								 * on the leavers list; next: CLOSING */
+	PW_CLIENT_CLOSING,			/* the worker's, being closed; next: FREE */
+} PwClientState;
+
+#define PW_CLIENT_NSTATES (PW_CLIENT_CLOSING + 1)
+
+/*
+ * A client's word packs state (8 bits), slot plus one (24 bits, 0 is none)
+ * and generation (32 bits).  The generation grows by one each time the entry
+ * is used for another client, so that a stale event, descriptor or request
+ * cannot be taken for the new client's.
+ */
+#define PW_CLIENT_WORD(generation, state, slot) \
+	(((uint64) (generation) << 32) | ((uint64) ((slot) + 1) << 8) | (uint64) (state))
+#define PW_WORD_STATE(word) ((PwClientState) ((word) & 0xff))
+#define PW_WORD_SLOT(word) ((int) (((word) >> 8) & 0xffffff) - 1)
+#define PW_WORD_GENERATION(word) ((uint32) ((word) >> 32))
+
+/* An event of a pool's epoll set names the client and its generation. */
+#define PW_EPOLL_DATA(client, generation) (((uint64) (generation) << 32) | (uint32) (client))
+#define PW_EPOLL_CLIENT(data) ((int) ((data) & 0xffffffff))
+#define PW_EPOLL_GENERATION(data) ((uint32) ((data) >> 32))
+
+/*
+ * What a slot is doing, and who may give it its next client.
+ *
+ *		EMPTY --> OPENING --> IDLE <--> BUSY <--> PINNED
+ *		  ^          |         |  ^       ^          |
+ *		  |          |         v  |       |          |
+ *		  |          |      CLAIMED --> ASSIGNED      |
+ *		  |          v         |                     |
+ *		  +------- GONE <------+---------------------+   (from any but EMPTY)
+ */
+typedef enum PwSlotActivity
+{
+	PW_SLOT_EMPTY,				/* no backend; next: OPENING, by the worker */
+	PW_SLOT_OPENING,			/* libpq is connecting, or the backend has not
+								 * reported yet; next: IDLE by the slot */
+	PW_SLOT_IDLE,				/* sleeps, maybe with a sticky client that says
+								 * nothing; next: BUSY by the slot, CLAIMED by
+								 * the worker: one compare-and-swap decides */
+	PW_SLOT_CLAIMED,			/* the worker is choosing a client for it; the
+								 * slot must wait; next: ASSIGNED or IDLE, by
+								 * the worker */
+	PW_SLOT_ASSIGNED,			/* slot->assigned holds the next client, or
+								 * PW_NONE: retire; next: BUSY by the slot */
+	PW_SLOT_BUSY,				/* serves slot->client; takes its next client
+								 * from the pool's epoll set by itself; next:
+								 * IDLE, PINNED */
+	PW_SLOT_PINNED,				/* keeps slot->client between its transactions;
+								 * next: BUSY */
+	PW_SLOT_GONE,				/* the backend has exited or will; next: EMPTY
+								 * by the worker, once it has cleaned up */
+} PwSlotActivity;
+
+#define PW_SLOT_NACTIVITIES (PW_SLOT_GONE + 1)
+
+/* Why a client keeps its slot.  Texts are in pw_pin_reason_names[]. */
+typedef enum PwPinReason
+{
+	PW_PIN_NONE,
+	PW_PIN_SESSION_MODE,		/* pool_worker.pool_mode = session */
+	PW_PIN_TRANSACTION,			/* a transaction block is open */
+	PW_PIN_PARSED,				/* parsed the unnamed statement, will bind it */
+	PW_PIN_SETTINGS,			/* SET, set_config(), SET ROLE, ... */
+	PW_PIN_STATEMENTS,			/* prepared statements */
+	PW_PIN_TEMPORARY_OBJECTS,
+	PW_PIN_SESSION_LOCKS,		/* session-level advisory locks */
+	PW_PIN_CURSORS,				/* WITH HOLD cursors */
+	PW_PIN_LISTEN,
+	PW_PIN_SEQUENCES,			/* currval() and lastval() */
+	PW_PIN_LIBRARIES,			/* LOAD */
+	PW_PIN_RANDOM_SEED,			/* setseed() */
+	PW_PIN_OTHER,				/* something that cannot be looked into */
+} PwPinReason;
+
+#define PW_PIN_NREASONS (PW_PIN_OTHER + 1)
+
+/*
+ * Entries for clients beyond pool_worker.max_clients, so that one too many
+ * can be told so in the protocol.
+ */
+#define PW_SPARE_CLIENTS 32
+
+#define PW_REMOTE_HOST_LEN 64	/* numeric address or "[local]" */
+#define PW_REMOTE_PORT_LEN 8
+#define PW_POOL_ERROR_LEN 256
+
+typedef struct PwShmClient
+{
+	pg_atomic_uint64 word;		/* PW_CLIENT_WORD: state, slot, generation */
+
+	/*
+	 * Written by the worker while ADMITTING, constant until CLOSING.
+	 */
+	int			pool;			/* index, PW_NONE until authenticated */
+	uint64		id;				/* serial number shown to users */
+	int32		cancel_pid;		/* what BackendKeyData says, */
+	int32		cancel_key;		/* and a CancelRequest must repeat */
+	uint32		protocol;		/* as negotiated */
+	SockAddr	raddr;			/* the client's address */
+	SockAddr	laddr;			/* ours */
+	char		remote_host[PW_REMOTE_HOST_LEN];
+	char		remote_port[PW_REMOTE_PORT_LEN];
+	TimestampTz connected_at;
+
+	/*
+	 * What the client asked for in its startup packet: pairs of
+	 * null-terminated name and value, settings_len bytes in all, in the DSA
+	 * area.  Never NULL while PARKED or ATTACHED.
+	 */
+	dsa_pointer settings;
+	uint32		settings_len;	/* bytes */
+
+	/* By the owner. */
+	bool		said_hello;		/* has had its first ReadyForQuery */
+	uint8		pin_reason;		/* PwPinReason */
+	int			last_slot;		/* or PW_NONE */
+	uint64		transactions;
+	TimestampTz state_since;	/* last attach, park or pin */
+	TimestampTz reload_seen;	/* configuration whose reported parameters the
+								 * client knows */
+	TimestampTz pinned_since;	/* 0 while not pinned */
+	char		application_name[NAMEDATALEN];
+
+	/* Index plus one of the next leaver, 0 at the end of the list. */
+	uint32		next_leaver;
+} PwShmClient;
+
+typedef struct PwShmSlot
+{
+	LWLock		lock;			/* see "Locking rules" */
+	int			client;			/* attached client, or PW_NONE; under lock */
+	bool		alive;			/* the backend may be signalled; under lock */
+
+	pg_atomic_uint32 activity;	/* PwSlotActivity */
+	int			assigned;		/* written by the worker while CLAIMED, read by
+								 * the slot when ASSIGNED */
+
+	/* protected by control->lock */
+	int			pid;			/* backend, 0 while it has not reported */
+	int			pgprocno;		/* of that backend */
+	int			pool;			/* index, PW_NONE while EMPTY */
+	uint32		worker_generation;	/* of the worker that opened it */
+
+	/* written by the slot, or by the worker while EMPTY or OPENING */
+	TimestampTz opened_at;
+	TimestampTz state_since;	/* last change to or from IDLE or PINNED */
+	uint8		pin_reason;		/* PwPinReason, of the current client */
+	uint64		transactions;	/* served since it was opened */
+	uint64		attaches;		/* clients attached since it was opened */
+} PwShmSlot;
+
+typedef struct PwShmPool
+{
+	/* protected by control->lock */
+	bool		in_use;
+	Oid			dboid;
+	Oid			roleoid;
+	NameData	database;
+	NameData	role;
+
+	/* written by the worker, read by anyone */
+	int			pool_size;		/* limit in force for this pool */
+	int			slots;			/* open, opening not included */
+	int			opening;
+	int			clients;		/* authenticated, parked or attached */
+	int			waiting;		/* clients that want a slot; sampled */
+	uint64		failed;			/* logins refused, slot logins failed, clients
+								 * lost with their slot */
+	uint64		past_transactions;	/* of slots that are gone */
+	uint64		past_attaches;	/* likewise */
+	uint64		slots_opened;
+	TimestampTz last_error_at;	/* 0 if the last slot login succeeded */
+	char		last_error[PW_POOL_ERROR_LEN];	/* under control->lock */
+
+	/* the worker looks at the pool's epoll set; see pool.c */
+	pg_atomic_uint32 watched;
+	/* a slot went idle while it did not; the worker clears it */
+	pg_atomic_uint32 poked;
+	/* clients in the epoll set, as a hint: 0 saves a look */
+	pg_atomic_uint32 parked;
+	/* slots in BUSY or PINNED, and the most there ever were */
+	pg_atomic_uint32 active;
+	pg_atomic_uint32 peak_active;
+} PwShmPool;
+
+/*
+ * The last departures, for slots to drop their copies of the descriptors.
+ * Entry n is at ring[n % PW_DEPARTURES]; a slot that is further behind than
+ * that looks at all the descriptors it holds.
+ */
+#define PW_DEPARTURES 1024
+
+typedef struct PwShmControl
+{
+	LWLock		lock;			/* see "Locking rules" */
+
+	/* protected by lock */
+	int			worker_pid;		/* 0 while there is no worker */
+	int			worker_pgprocno;
+	uint32		worker_generation;	/* bumped each time a worker starts */
+	TimestampTz worker_started_at;
+
+	/* written by the worker at its start, read by anyone */
+	int			fd_base;		/* client i has descriptor fd_base + i */
+	int			client_limit;	/* authenticated clients: the setting max_clients,
+								 * or less if the open file limit says so */
+	int			clients;		/* authenticated */
+	int			listening_port; /* 0 while nothing listens */
+	int			listening_sockets;
+
+	/* fixed at creation */
+	int			max_pools;
+	int			max_slots;
+	int			max_clients;	/* entries: some more than the setting */
+	Size		dsa_offset;		/* of the DSA area, from this struct */
+
+	/* list of LEAVING clients: index plus one of the first, 0 if empty */
+	pg_atomic_uint32 leavers;
+
+	/* departures written so far; the worker writes the entry first */
+	pg_atomic_uint64 departures;
+	uint32		departed[PW_DEPARTURES];	/* client indexes */
+} PwShmControl;
+
+/* Set in every process when shared memory exists, else NULL. */
+extern PwShmControl *PwControl;
+extern PwShmPool *PwPools;
+extern PwShmSlot *PwSlots;
+extern PwShmClient *PwClients;
+
+extern const char *const pw_pin_reason_names[PW_PIN_NREASONS];
+extern const char *const pw_client_state_names[PW_CLIENT_NSTATES];
+extern const char *const pw_slot_activity_names[PW_SLOT_NACTIVITIES];
+
+/*
+ * Ask for our shared memory (postmaster, from _PG_init) and set up the hooks
+ * that do it.
+ */
+extern void pw_shared_state_request(void);
+
+/* The number of slots that shared memory has room for, computed from settings. */
+extern int	pw_shared_state_max_slots(void);
+
+/*
+ * The DSA area that holds the clients' startup settings.  Attaches on first
+ * use; the mapping then lives as long as the process.
+ */
+extern dsa_area *pw_shared_area(void);
+
+/*
+ * Wake the worker, or the backend of a slot.  Harmless when there is none.
+ * Takes control->lock, except that a slot or the worker calling about its own
+ * counterpart may know better: these look up the PGPROC by number only, and
+ * the worst that a stale number does is a spurious wakeup elsewhere.
+ */
+extern void pw_wake_worker(void);
+extern void pw_wake_slot(int slot);
+
+/*
+ * Move a client's word from "from" to "state" if it is still "from".  False if
+ * somebody else was faster.  An illegal move is refused with an error.  Keeps
+ * the pool's count of parked clients.
+ */
+extern bool pw_client_move(PwShmClient *client, uint64 from,
+						   PwClientState state, int slot);
+
+/* Hand a LEAVING client to the worker.  Never fails, never waits. */
+extern void pw_client_push_leaver(int client);
+
+/* Take the whole list of leavers; returns the first index plus one, or 0. */
+extern uint32 pw_client_take_leavers(void);
+
+#endif							/* PW_SHARED_STATE_H */

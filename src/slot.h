@@ -1,0 +1,69 @@
+/*-------------------------------------------------------------------------
+ *
+ * slot.h
+ *	  The worker's side of a slot: one libpq connection to our own server.
+ *
+ * Runs in: pool worker.
+ *
+ * The other side, the backend, is handoff.c.  Who is doing what with a slot is
+ * said by its activity, see shared_state.h.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PW_SLOT_H
+#define PW_SLOT_H
+
+/* application_name of a slot while no client is attached */
+#define PW_SLOT_APPLICATION_NAME "pool_worker slot"
+
+/* Why a slot could not be opened; strings are valid during the call only. */
+typedef struct PwSlotFailure
+{
+	char		sqlstate[6];	/* "" if the server did not say */
+	const char *message;		/* the server's words, or libpq's */
+	bool		needs_password; /* the server asked for one */
+} PwSlotFailure;
+
+/* What slot.c tells its only user, pool.c. */
+typedef struct PwSlotEvents
+{
+	/* The slot's backend is up; it will report itself idle. */
+	void		(*opened) (int slot);
+
+	/* It could not be opened, and is EMPTY again. */
+	void		(*open_failed) (int slot, int pool, const PwSlotFailure *failure);
+
+	/*
+	 * The backend is gone.  The slot is GONE and still has its pool; after
+	 * this it will be EMPTY.
+	 */
+	void		(*gone) (int slot);
+} PwSlotEvents;
+
+/* Begin.  Slots of an earlier worker are left alone until they are gone. */
+extern void pw_slot_init(const PwSlotEvents *events);
+
+/*
+ * Begin to open an EMPTY slot for a pool.  Returns at once; one of the events
+ * follows, but not before this has returned.  False if no attempt could be
+ * made; the reason is in the log, and the slot is EMPTY.
+ */
+extern bool pw_slot_open(int slot, int pool, const char *database,
+						 const char *role, int pool_epfd);
+
+/* Find an EMPTY slot, or PW_NONE. */
+extern int	pw_slot_find_empty(void);
+
+/*
+ * Make sure that the slot has the client's descriptor, or will find it when
+ * it looks.  If it cannot be sent now the slot will ask for it.
+ */
+extern void pw_slot_send_client(int slot, int client);
+
+/* No slot holds this client's descriptor any more, or will soon not. */
+extern void pw_slot_forget_client(int client);
+
+/* Reclaim the slots of an earlier worker that have gone; true if any had. */
+extern bool pw_slot_reclaim_orphans(void (*reclaimed) (int slot));
+
+#endif							/* PW_SLOT_H */

@@ -1,0 +1,237 @@
+/*-------------------------------------------------------------------------
+ *
+ * startup_settings.c
+ *	  The settings that clients ask for in their startup packets, in a backend
+ *	  that serves one client after the other.
+ *
+ * Runs in: slots.
+ *
+ * A setting from a startup packet has the source PGC_S_CLIENT, and with it
+ * comes the value that RESET goes back to.  guc.c has no way to take such a
+ * value back, because no connection ever needed one.  So before we give a
+ * client's value to a setting, we note what it was and where that came from:
+ * the baseline.  Restoring it means setting the value once more, with the
+ * sources lowered first so that guc.c accepts it; the fields of config_generic
+ * that this needs are the same in PostgreSQL 15 to 18.
+ *
+ * What the client sets later, in its session, is not our business: a client
+ * whose session has settings of its own keeps its slot.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "startup_settings.h"
+
+/* What a setting was before the first client asked for another value. */
+typedef struct PwBaseline
+{
+	char	   *name;
+	char	   *value;			/* NULL for a string without one */
+	GucSource	source;
+	GucSource	reset_source;
+	GucContext	scontext;
+	GucContext	reset_scontext;
+	bool		overridden;		/* a client's value is in force */
+} PwBaseline;
+
+static List *baselines = NIL;
+
+/* the list in force, in TopMemoryContext */
+static char *applied = NULL;
+static size_t applied_len = 0;
+
+/* PgReloadTime when the baselines were last known to be right */
+static TimestampTz baseline_reload_time = 0;
+
+static void restore_all(void);
+static void apply_list(const char *settings, size_t len);
+static void apply_one(const char *name, const char *value);
+static PwBaseline *remember_baseline(const char *name);
+static struct config_generic *find_setting(const char *name);
+static void restore_baseline(PwBaseline *baseline);
+static void lower_source(struct config_generic *setting, GucSource source,
+						 GucSource reset_source);
+
+void
+pw_startup_settings_apply(const char *settings, size_t len)
+{
+	char	   *copy;
+
+	if (len == applied_len && applied != NULL && memcmp(settings, applied, len) == 0)
+		return;
+
+	copy = MemoryContextAlloc(TopMemoryContext, Max(len, 1));
+	memcpy(copy, settings, len);
+
+	/* some check hooks look things up in catalogs */
+	StartTransactionCommand();
+	restore_all();
+	if (applied != NULL)
+		pfree(applied);
+	applied = NULL;
+
+	/* if this fails, the next call takes back what has been applied */
+	PG_TRY();
+	{
+		apply_list(copy, len);
+	}
+	PG_CATCH();
+	{
+		pfree(copy);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	CommitTransactionCommand();
+
+	applied = copy;
+	applied_len = len;
+}
+
+/*
+ * While a client's value is in force, a reload of the configuration does not
+ * reach the value below it.  Take the client's values away and read the
+ * configuration again; the caller applies the client's settings anew.
+ */
+void
+pw_startup_settings_reload(void)
+{
+	if (baseline_reload_time == PgReloadTime)
+		return;
+	if (baselines != NIL)
+	{
+		StartTransactionCommand();
+		restore_all();
+		CommitTransactionCommand();
+		if (applied != NULL)
+			pfree(applied);
+		applied = NULL;
+		list_free_deep(baselines);
+		baselines = NIL;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+	baseline_reload_time = PgReloadTime;
+}
+
+static void
+apply_list(const char *settings, size_t len)
+{
+	const char *next = settings;
+
+	while (next < settings + len)
+	{
+		const char *name = next;
+		const char *value = name + strlen(name) + 1;
+
+		apply_one(name, value);
+		next = value + strlen(value) + 1;
+	}
+}
+
+/*
+ * Set one setting as process_startup_options() does.
+ */
+static void
+apply_one(const char *name, const char *value)
+{
+	PwBaseline *baseline = remember_baseline(name);
+
+	if (baseline != NULL)
+		baseline->overridden = true;
+	(void) set_config_option(name, value,
+							 superuser() ? PGC_SU_BACKEND : PGC_BACKEND,
+							 PGC_S_CLIENT, GUC_ACTION_SET, true, 0, false);
+}
+
+/*
+ * Note what a setting is, unless we have.  NULL if it does not exist (yet).
+ */
+static PwBaseline *
+remember_baseline(const char *name)
+{
+	struct config_generic *setting;
+	PwBaseline *baseline;
+	MemoryContext oldcontext;
+	ListCell   *cell;
+
+	foreach(cell, baselines)
+	{
+		baseline = (PwBaseline *) lfirst(cell);
+		if (pg_strcasecmp(baseline->name, name) == 0)
+			return baseline;
+	}
+
+	setting = find_setting(name);
+	if (setting == NULL)
+		return NULL;
+	oldcontext = MemoryContextSwitchTo(TopMemoryContext);
+	baseline = palloc0(sizeof(PwBaseline));
+	baseline->name = pstrdup(setting->name);
+	baseline->value = pstrdup(GetConfigOption(setting->name, false, false));
+	baseline->source = setting->source;
+	baseline->reset_source = setting->reset_source;
+	baseline->scontext = setting->scontext;
+	baseline->reset_scontext = setting->reset_scontext;
+	baselines = lappend(baselines, baseline);
+	MemoryContextSwitchTo(oldcontext);
+	return baseline;
+}
+
+static struct config_generic *
+find_setting(const char *name)
+{
+	int			count;
+	struct config_generic **settings = pw_guc_variables(&count);
+
+	for (int i = 0; i < count; i++)
+		if (pg_strcasecmp(settings[i]->name, name) == 0)
+			return settings[i];
+	return NULL;
+}
+
+static void
+restore_all(void)
+{
+	ListCell   *cell;
+
+	foreach(cell, baselines)
+	{
+		PwBaseline *baseline = (PwBaseline *) lfirst(cell);
+
+		if (baseline->overridden)
+			restore_baseline(baseline);
+	}
+}
+
+/*
+ * Bring a setting back to its baseline.  The context PGC_POSTMASTER passes all
+ * of guc.c's checks of who may set what; the value was in force before.
+ */
+static void
+restore_baseline(PwBaseline *baseline)
+{
+	struct config_generic *setting = find_setting(baseline->name);
+
+	baseline->overridden = false;
+	if (setting == NULL)
+		return;
+	lower_source(setting, PGC_S_DEFAULT, PGC_S_DEFAULT);
+	(void) set_config_option(baseline->name, baseline->value, PGC_POSTMASTER,
+							 PGC_S_CLIENT, GUC_ACTION_SET, true, ERROR, true);
+	lower_source(setting, baseline->source, baseline->reset_source);
+	setting->scontext = baseline->scontext;
+	setting->reset_scontext = baseline->reset_scontext;
+}
+
+static void
+lower_source(struct config_generic *setting, GucSource source, GucSource reset_source)
+{
+	setting->source = source;
+	setting->reset_source = reset_source;
+}

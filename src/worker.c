@@ -1,0 +1,166 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker.c
+ *	  The life of the background worker: start, reload, shutdown.
+ *
+ * Runs in: pool worker (and the postmaster, for the registration).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "storage/procsignal.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "auth.h"
+#include "client.h"
+#include "compat.h"
+#include "event_loop.h"
+#include "listen.h"
+#include "pool.h"
+#include "settings.h"
+#include "shared_state.h"
+#include "worker.h"
+
+static void worker_startup(void);
+static void worker_announce(void);
+static void worker_cleanup(int code, Datum arg);
+static void worker_on_latch(void);
+static void wake_all_slots(void);
+
+void
+pw_worker_register(void)
+{
+	BackgroundWorker worker;
+
+	memset(&worker, 0, sizeof(worker));
+	strlcpy(worker.bgw_name, "pool worker", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "pool worker", BGW_MAXLEN);
+	strlcpy(worker.bgw_library_name, "pool_worker", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "pool_worker_main", BGW_MAXLEN);
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_ConsistentState;
+	worker.bgw_restart_time = 1;	/* seconds; 0 would spin if it cannot start */
+	RegisterBackgroundWorker(&worker);
+}
+
+/*
+ * Main entry point of the pool worker.
+ */
+void
+pool_worker_main(Datum main_arg)
+{
+	/*
+	 * Handlers first, then unblock.  The default SIGTERM handler of a
+	 * background worker exits right where the signal lands, which may be
+	 * inside a spinlock.  Ours only set a flag and the latch.
+	 */
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
+	pqsignal(SIGUSR1, procsignal_sigusr1_handler);
+	pqsignal(SIGPIPE, SIG_IGN);
+	BackgroundWorkerUnblockSignals();
+
+	/* shared catalogs only, for roles and databases */
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+
+	worker_startup();
+	pw_loop_run();
+
+	/* code 1 asks for a restart, which a stopping postmaster will not grant */
+	proc_exit(1);
+}
+
+/*
+ * Clean-up is registered before there is anything to clean up, and we announce
+ * ourselves before anybody can answer.
+ */
+static void
+worker_startup(void)
+{
+	pw_auth_load_rules();
+	pw_loop_init(worker_on_latch);
+	before_shmem_exit(worker_cleanup, (Datum) 0);
+	worker_announce();
+	pw_listen_init(pw_client_accept, pw_client_accept_failed);
+	pw_pool_init();
+	pw_listen_update();
+	pgstat_report_activity(STATE_IDLE, NULL);
+	ereport(LOG, (errmsg("connection pool started")));
+}
+
+/*
+ * From here on, slots of an earlier worker know that they are orphans.
+ */
+static void
+worker_announce(void)
+{
+	LWLockAcquire(&PwControl->lock, LW_EXCLUSIVE);
+	PwControl->worker_pid = MyProcPid;
+	PwControl->worker_pgprocno = MyProcNumber;
+	PwControl->worker_generation++;
+	PwControl->worker_started_at = GetCurrentTimestamp();
+	LWLockRelease(&PwControl->lock);
+}
+
+/*
+ * Exit callback: nobody must wait for a worker that is gone.
+ *
+ * Slots hold descriptors of parked clients too, so these clients would not
+ * notice our end by themselves: tell them.
+ */
+static void
+worker_cleanup(int code, Datum arg)
+{
+	LWLockReleaseAll();
+	pw_listen_close();
+	pw_client_close_all();
+
+	LWLockAcquire(&PwControl->lock, LW_EXCLUSIVE);
+	PwControl->worker_pid = 0;
+	LWLockRelease(&PwControl->lock);
+	wake_all_slots();
+}
+
+static void
+wake_all_slots(void)
+{
+	for (int i = 0; i < PwControl->max_slots; i++)
+		pw_wake_slot(i);
+}
+
+/*
+ * Called by the loop once per turn, before any callback: look at everything
+ * that a signal handler or a slot may have left for us.
+ */
+static void
+worker_on_latch(void)
+{
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+		pw_auth_load_rules();
+		pw_listen_update();
+		pw_pool_reload();
+	}
+	if (ShutdownRequestPending)
+		pw_loop_stop();
+
+	pw_pool_work();
+}
