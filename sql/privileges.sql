@@ -75,7 +75,7 @@ SET ROLE regress_pool_boss;
 SELECT role, count(*) FROM pool_slots() GROUP BY 1;
 -- names of pools are for everybody
 SET ROLE regress_pool_nobody;
-SELECT role FROM pool_status() WHERE role = 'regress_pool_bob';
+SELECT DISTINCT role FROM pool_status() WHERE role = 'regress_pool_bob';
 RESET ROLE;
 
 -- the slot goes with its role

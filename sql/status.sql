@@ -7,15 +7,15 @@ SELECT current_user AS superuser, current_setting('port') AS server_port,
        current_setting('pool_worker.port') AS pool_port \gset
 
 -- before it comes
-SELECT count(*) FROM pool_status() WHERE role = 'regress_pool_alice';
+SELECT count(*) FROM pool_status() WHERE role = 'regress_pool_alice' AND clients > 0;
 
 \c - regress_pool_alice - :pool_port
 
 -- its pool
 SELECT database = current_database() AS here, role, state, slots, active, idle,
-       pinned, opening, clients, waiting, pool_size, utilization, peak_active,
+       pinned, opening, clients, pool_size, utilization, peak_active,
        reuse_rate, failed
-FROM pool_status() WHERE role = current_user;
+FROM pool_status() WHERE role = current_user AND clients > 0;
 
 -- its slot, and itself
 SELECT pid = pg_backend_pid() AS me, database = current_database() AS here,
@@ -63,12 +63,14 @@ SET statement_timeout = '60s';
 DO $$
 BEGIN
     WHILE EXISTS (SELECT FROM pool_clients() WHERE role = 'regress_pool_alice')
+       OR EXISTS (SELECT FROM pool_slots() WHERE role = 'regress_pool_alice'
+                  AND (state <> 'idle' OR client IS NOT NULL))
     LOOP
         PERFORM pg_sleep(0.01);
     END LOOP;
 END $$;
 SELECT role, state, slots, active, idle, pinned, clients, utilization
-FROM pool_status() WHERE role = 'regress_pool_alice';
+FROM pool_status() WHERE role = 'regress_pool_alice' AND slots > 0;
 SELECT role, client, address, application, state, pin_reason
 FROM pool_slots() WHERE role = 'regress_pool_alice';
 

@@ -340,6 +340,9 @@ take_startup(PwAuth *auth, PwReader *body, StringInfo out)
 			break;
 	}
 
+	auth->port->proto = startup->protocol;
+	auth->port->database_name = startup->database;
+	auth->port->user_name = startup->user;
 	if (pw_startup_negotiates(startup))
 		pw_build_negotiate_version(out, PW_PROTOCOL_LATEST, startup->nunknown,
 								   startup->unknown.data, startup->unknown.len);
@@ -379,9 +382,6 @@ begin_session(PwAuth *auth, StringInfo out)
 {
 	PwReport	why;
 
-	auth->port->proto = auth->startup.protocol;
-	auth->port->database_name = auth->startup.database;
-	auth->port->user_name = auth->startup.user;
 	if (Db_user_namespace)
 		apply_user_namespace(auth);
 
@@ -795,8 +795,6 @@ authenticated(PwAuth *auth, StringInfo out)
 {
 	PwReport	why;
 
-	if (auth->secret != NULL)
-		explicit_bzero(auth->secret, strlen(auth->secret));
 	log_authorized(auth);
 
 	if (!pw_catalog_check_login(auth->port->database_name,

@@ -61,6 +61,7 @@ static uint64 departures_seen = 0;
 static PwDescriptor *descriptor_entry(int client);
 static void grow_table(int client);
 static bool receive_client(int client, uint32 generation);
+static PwHomeResult receive_one(PwHomeMessage *message);
 static bool wait_for_home(void);
 static void keep_descriptor(const PwHomeMessage *message, int fd);
 static void free_wait_set(PwDescriptor *entry);
@@ -143,9 +144,8 @@ receive_client(int client, uint32 generation)
 	{
 		PwHomeMessage message;
 		PwDescriptor *entry;
-		int			fd;
 
-		switch (pw_home_receive(home_sock, &message, &fd))
+		switch (receive_one(&message))
 		{
 			case PW_HOME_OK:
 				break;
@@ -160,19 +160,44 @@ receive_client(int client, uint32 generation)
 				return false;
 		}
 
-		if (message.client >= PwControl->max_clients)
-			elog(ERROR, "unexpected message from the pool worker");
-		if (message.kind == PW_HOME_CLIENT)
-			keep_descriptor(&message, fd);
-		else if (fd >= 0)
-			close(fd);
-
 		entry = descriptor_entry(client);
 		if (entry->held && entry->generation == generation)
 			return true;
 		if (message.kind == PW_HOME_CLIENT_GONE && message.client == client)
 			return false;
 	}
+}
+
+/*
+ * Receive one message, and keep the descriptor it brings.
+ */
+static PwHomeResult
+receive_one(PwHomeMessage *message)
+{
+	int			fd;
+	PwHomeResult result = pw_home_receive(home_sock, message, &fd);
+
+	if (result != PW_HOME_OK)
+		return result;
+	if (message->client >= PwControl->max_clients)
+		elog(ERROR, "unexpected message from the pool worker");
+	if (message->kind == PW_HOME_CLIENT && fd >= 0)
+		keep_descriptor(message, fd);
+	else if (fd >= 0)
+		close(fd);
+	return PW_HOME_OK;
+}
+
+bool
+pw_descriptors_receive(void)
+{
+	PwHomeMessage message;
+	PwHomeResult result;
+
+	do
+		result = receive_one(&message);
+	while (result == PW_HOME_OK);
+	return result == PW_HOME_WOULD_BLOCK;
 }
 
 /*

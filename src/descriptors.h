@@ -32,6 +32,12 @@ extern int	pw_descriptor_get(int client, uint32 generation);
  */
 extern WaitEventSet *pw_descriptor_wait_set(int client);
 
+/*
+ * Take in what the worker has sent without being asked.  False if the worker
+ * has closed our connection.
+ */
+extern bool pw_descriptors_receive(void);
+
 /* Let go of a client's socket.  Fine if we do not hold it. */
 extern void pw_descriptor_drop(int client);
 

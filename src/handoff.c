@@ -668,7 +668,12 @@ wait_for_work(PwPinReason reason)
 			continue;
 		}
 		if (my_client == PW_NONE)
-			retire();			/* the worker has closed our connection */
+		{
+			/* from the worker: a descriptor, or the end */
+			if (!pw_descriptors_receive())
+				retire();
+			continue;
+		}
 		if (undeclare())
 			return;
 		await_decision();

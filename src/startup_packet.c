@@ -33,15 +33,15 @@
 #define SERVER_SWITCHES "B:bc:C:D:d:EeFf:h:ijk:lN:nOPp:r:S:sTt:v:W:-:"
 
 /* A switch that stands for one setting, or for nothing. */
-typedef struct SwitchSetting
+typedef struct PwSwitch
 {
 	char		flag;
 	const char *name;			/* NULL: accepted and ignored */
 	const char *value;			/* NULL: the switch's argument */
-} SwitchSetting;
+} PwSwitch;
 
 /* The switches which mean something to the postmaster only are ignored. */
-static const SwitchSetting switch_settings[] = {
+static const PwSwitch switch_settings[] = {
 	{'B', "shared_buffers", NULL},
 	{'C', NULL, NULL},
 	{'D', NULL, NULL},
@@ -68,7 +68,7 @@ static const SwitchSetting switch_settings[] = {
 };
 
 /* -f: which kind of plan to disable */
-static const SwitchSetting plan_settings[] = {
+static const PwSwitch plan_settings[] = {
 	{'b', "enable_bitmapscan", "false"},
 	{'h', "enable_hashjoin", "false"},
 	{'i', "enable_indexscan", "false"},
@@ -88,7 +88,7 @@ static bool apply_switch(int flag, const char *argument, StringInfo settings,
 						 PwReport *problem);
 static bool apply_long_option(int flag, const char *argument,
 							  StringInfo settings, PwReport *problem);
-static bool apply_table(const SwitchSetting *table, int nrows, int flag,
+static bool apply_table(const PwSwitch *table, int nrows, int flag,
 						const char *argument, StringInfo settings);
 static void apply_debug_level(int level, StringInfo settings);
 static bool apply_statistics(const char *argument, StringInfo settings);
@@ -341,7 +341,7 @@ apply_long_option(int flag, const char *argument, StringInfo settings,
  * such row.
  */
 static bool
-apply_table(const SwitchSetting *table, int nrows, int flag,
+apply_table(const PwSwitch *table, int nrows, int flag,
 			const char *argument, StringInfo settings)
 {
 	for (int i = 0; i < nrows; i++)

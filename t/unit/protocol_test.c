@@ -25,7 +25,7 @@
 #define FUZZ_ROUNDS 200000
 #define FUZZ_MAX_SIZE 400
 
-typedef struct PacketCase
+typedef struct PwPacketCase
 {
 	const char *name;
 	const char *bytes;			/* from behind the length word */
@@ -34,9 +34,9 @@ typedef struct PacketCase
 	const char *user;			/* of a session; or of a refusal, the message */
 	const char *database;		/* or the hint */
 	const char *options;
-} PacketCase;
+} PwPacketCase;
 
-static const PacketCase packet_cases[] = {
+static const PwPacketCase packet_cases[] = {
 	{"user only", BYTES(V3 "user\0joe\0\0"),
 	PW_STARTUP_SESSION, "joe", "joe", NULL},
 	{"user and database", BYTES(V3 "user\0joe\0database\0shop\0\0"),
@@ -94,14 +94,14 @@ static const PacketCase packet_cases[] = {
 	"Valid values are: \"false\", 0, \"true\", 1, \"database\"."},
 };
 
-typedef struct OptionsCase
+typedef struct PwOptionsCase
 {
 	const char *options;
 	const char *settings;		/* "name=value" joined by "|", or NULL */
 	const char *message;		/* of the failure */
-} OptionsCase;
+} PwOptionsCase;
 
-static const OptionsCase options_cases[] = {
+static const PwOptionsCase options_cases[] = {
 	{"", ""},
 	{"-c geqo=off", "geqo=off"},
 	{"-cgeqo=off", "geqo=off"},
@@ -187,7 +187,7 @@ parse(const char *bytes, size_t len, PwStartup *startup)
  * that are refused whole may be, of course: some have a byte too many.
  */
 static bool
-truncations_are_refused(const PacketCase *packet)
+truncations_are_refused(const PwPacketCase *packet)
 {
 	PwStartup	startup;
 
@@ -207,7 +207,7 @@ truncations_are_refused(const PacketCase *packet)
  * also with something behind it?
  */
 static bool
-is_framed(const PacketCase *packet)
+is_framed(const PwPacketCase *packet)
 {
 	StringInfoData stream;
 	uint32		length = pg_hton32(packet->len + 4);
@@ -236,7 +236,7 @@ test_packets(void)
 {
 	for (int i = 0; i < lengthof(packet_cases); i++)
 	{
-		const PacketCase *packet = &packet_cases[i];
+		const PwPacketCase *packet = &packet_cases[i];
 		PwStartup	startup;
 		PwStartupKind kind = parse(packet->bytes, packet->len, &startup);
 		bool		as_expected = kind == packet->kind;
@@ -329,7 +329,7 @@ test_options(void)
 {
 	for (int i = 0; i < lengthof(options_cases); i++)
 	{
-		const OptionsCase *c = &options_cases[i];
+		const PwOptionsCase *c = &options_cases[i];
 		StringInfoData settings;
 		PwReport	problem = {0};
 		bool		understood;
@@ -516,7 +516,7 @@ make_input(unsigned char *input)
 	input[size++] = mode;
 	while (size < FUZZ_MAX_SIZE / 2 && (size == 1 || next_random() % 3 == 0))
 	{
-		const PacketCase *packet = &packet_cases[next_random() % lengthof(packet_cases)];
+		const PwPacketCase *packet = &packet_cases[next_random() % lengthof(packet_cases)];
 		const char *options = options_cases[next_random() % lengthof(options_cases)].options;
 		bool		is_options = mode == UNIT_OPTIONS || next_random() % 8 == 0;
 		const char *bytes = is_options ? options : packet->bytes;

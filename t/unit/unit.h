@@ -22,14 +22,14 @@ extern int	LLVMFuzzerTestOneInput(const unsigned char *data, size_t size);
 /*
  * What the first byte of the fuzzer's input says about the rest.
  */
-typedef enum UnitInput
+typedef enum PwUnitInput
 {
 	UNIT_STREAM,				/* startup packets as from a socket, then
 								 * messages */
 	UNIT_PACKET,				/* one startup packet without length word */
 	UNIT_MESSAGES,				/* messages as from a socket */
 	UNIT_OPTIONS,				/* the value of "options" */
-} UnitInput;
+} PwUnitInput;
 
 #define UNIT_NINPUTS (UNIT_OPTIONS + 1)
 
