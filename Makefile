@@ -9,11 +9,13 @@ OBJS = \
 	src/catalog.o \
 	src/client.o \
 	src/descriptors.o \
+	src/doctor.o \
 	src/event_loop.o \
 	src/fd_passing.o \
 	src/greeting.o \
 	src/handoff.o \
 	src/identity.o \
+	src/inherited_memory.o \
 	src/listen.o \
 	src/lost_client.o \
 	src/metrics.o \
@@ -53,8 +55,8 @@ override with_llvm = no
 # Lists of tests; dev/check_lists compares them with the files.  All need a
 # server with shared_preload_libraries = 'pool_worker': see CONTRIBUTING.md,
 # "Running the tests".  Isolation specs go through the pool's port.
-REGRESS =
-ISOLATION =
+REGRESS = install settings privileges status
+ISOLATION = cancel_race pin_temp_table service_order
 POOL_PORT ?= 6432
 ISOLATION_OPTS = --port=$(POOL_PORT)
 TAP_TESTS = 1

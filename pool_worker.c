@@ -17,8 +17,8 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 
-#include "auth.h"
 #include "handoff.h"
+#include "inherited_memory.h"
 #include "settings.h"
 #include "shared_state.h"
 #include "worker.h"
@@ -39,7 +39,7 @@ _PG_init(void)
 
 	pw_settings_define();
 	pw_shared_state_request();
-	pw_auth_inherit_rules();
+	pw_inherited_memory_keep();
 	pw_handoff_register();
 	pw_worker_register();
 }

@@ -3,7 +3,7 @@
  * auth.c
  *	  From the first byte of a connection to an authenticated login.
  *
- * Runs in: pool worker; pw_auth_inherit_rules() in the postmaster.
+ * Runs in: pool worker.
  *
  * Who may log in is for PostgreSQL's own code to decide: hba_getauthmethod(),
  * get_role_password(), the verifiers of crypt.c, pg_be_scram_mech and
@@ -53,7 +53,6 @@
  */
 #include "postgres.h"
 
-#include <pthread.h>
 #include <pwd.h>
 #include <unistd.h>
 
@@ -162,7 +161,6 @@ static PwAuthStatus refuse(PwAuth *auth, const PwReport *report,
 static void log_report(PwAuth *auth, const PwReport *report);
 static void log_identity(PwAuth *auth, const char *identity);
 static void log_authorized(PwAuth *auth);
-static void keep_rules_in_child(void);
 
 PwAuth *
 pw_auth_create(MemoryContext context, const PwPeer *peer)
@@ -993,54 +991,4 @@ pw_auth_load_rules(void)
 
 	/* has said in the log what is wrong, if anything is */
 	(void) load_ident();
-}
-
-/*
- * hba.c keeps pointers to the rules and to their memory context, for load_hba()
- * and load_ident() to free them when there are newer ones.  All that memory is
- * under PostmasterContext, which a background worker deletes before any code
- * of ours runs in it (do_start_bgworker(), and BackgroundWorkerMain() since
- * PostgreSQL 17); and so the first load_hba() in a worker would free the same
- * context once more.
- *
- * So each child of the postmaster moves these contexts out of there, right
- * after the fork and before anything else.  For the worker that makes the
- * inherited rules as valid as they are in the postmaster.  In other processes
- * the rules, which are a few kilobytes, are no longer freed.
- */
-void
-pw_auth_inherit_rules(void)
-{
-	static bool is_registered = false;
-
-	if (is_registered || !IsPostmasterEnvironment || IsUnderPostmaster)
-		return;
-	if (pthread_atfork(NULL, NULL, keep_rules_in_child) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("could not register a fork handler")));
-	is_registered = true;
-}
-
-/*
- * Fork handler: see pw_auth_inherit_rules().  It changes a few pointers, and
- * must not do anything that could fail.
- *
- * It also runs when a backend or the worker forks, and then has nothing to do.
- */
-static void
-keep_rules_in_child(void)
-{
-	MemoryContext context;
-	MemoryContext next;
-
-	if (IsUnderPostmaster || PostmasterContext == NULL)
-		return;
-	for (context = PostmasterContext->firstchild; context; context = next)
-	{
-		next = context->nextchild;
-		if (strcmp(context->name, "hba parser context") == 0 ||
-			strcmp(context->name, "ident parser context") == 0)
-			MemoryContextSetParent(context, TopMemoryContext);
-	}
 }

@@ -96,10 +96,4 @@ extern const char *pw_auth_role(PwAuth *auth);	/* NULL if unknown */
  */
 extern void pw_auth_load_rules(void);
 
-/*
- * Keep the rules that the postmaster has parsed alive across the fork of the
- * worker.  Called once in the postmaster, from _PG_init(); see auth.c for why.
- */
-extern void pw_auth_inherit_rules(void);
-
 #endif							/* PW_AUTH_H */

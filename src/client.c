@@ -87,6 +87,7 @@ static void finish_admission(int client);
 static void end_admission(PwClient *local);
 static bool try_close(int client, uint64 word);
 static void free_entry(int client);
+static void drain(int fd);
 static void announce_departure(int client);
 static void send_farewell(int client, const PwReport *report);
 
@@ -456,11 +457,26 @@ client_ready(void *arg, int ready)
 							local->sent < local->out.len ? PW_WRITE : PW_READ);
 }
 
-/* Watch and timer callback: an error was raised in this client's name. */
+/*
+ * Watch and timer callback: an error was raised in this client's name.
+ *
+ * An error in what the client said is told to it, as the server does.  What
+ * else went wrong in here is for the log only.
+ */
 static void
 client_failed(void *arg)
 {
-	(void) pw_client_close((PwClient *) arg - clients);
+	int			client = (PwClient *) arg - clients;
+	PwReport	report = {.sqlstate = pw_loop_error_code(),
+	.message = pw_loop_error_message()};
+
+	if (report.sqlstate != ERRCODE_PROTOCOL_VIOLATION)
+	{
+		report.sqlstate = ERRCODE_INTERNAL_ERROR;
+		report.message = "the connection pool could not serve this client";
+	}
+	if (!pw_client_refuse(client, &report))
+		(void) pw_client_close(client);
 }
 
 /* Timer callback: authentication_timeout has passed. */
@@ -489,7 +505,12 @@ client_receive(int client)
 
 	received = recv(pw_client_fd(client), buffer, sizeof(buffer), MSG_DONTWAIT);
 	if (received > 0)
-		return client_feed(client, buffer, received);
+	{
+		bool		going_on = client_feed(client, buffer, received);
+
+		explicit_bzero(buffer, received);	/* may have been a password */
+		return going_on;
+	}
 	if (received < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
 		return true;
 
@@ -589,11 +610,6 @@ finish_admission(int client)
 	memcpy(dsa_get_address(pw_shared_area(), shared->settings),
 		   login->settings.data, login->settings.len);
 
-	if (Log_connections)
-		ereport(LOG,
-				(errmsg("pool connection authorized: user=%s database=%s host=%s",
-						login->role, login->database, shared->remote_host)));
-
 	pw_watch_remove(&local->watch);
 	pw_timer_disarm(&local->deadline);
 	events->authenticated(client, login);
@@ -690,6 +706,7 @@ free_entry(int client)
 		events->closing(client);
 	if (local->has_fd)
 	{
+		drain(pw_client_fd(client));
 		(void) shutdown(pw_client_fd(client), SHUT_RDWR);
 		close(pw_client_fd(client));
 	}
@@ -704,6 +721,21 @@ free_entry(int client)
 	(void) pw_client_move(shared, pg_atomic_read_u64(&shared->word),
 						  PW_CLIENT_FREE, PW_NONE);
 	free_entries[nfree++] = client;
+}
+
+/*
+ * Read what a client has sent and nobody wants any more: closing a TCP socket
+ * with unread input resets the connection, and the client might never see the
+ * error that we have just sent.
+ */
+static void
+drain(int fd)
+{
+	char		buffer[4096];
+
+	for (int i = 0; i < 16; i++)
+		if (recv(fd, buffer, sizeof(buffer), MSG_DONTWAIT) <= 0)
+			break;
 }
 
 /*

@@ -43,6 +43,9 @@ static bool stopped = false;
 static TimestampTz now = 0;
 static uint32 wait_event = 0;
 
+/* the error that was caught last */
+static ErrorData *last_error = NULL;
+
 static void loop_turn(void);
 static long loop_sleep_msecs(void);
 static void run_watch(PwWatch *watch, uint32 reported);
@@ -89,6 +92,18 @@ void
 pw_loop_stop(void)
 {
 	stopped = true;
+}
+
+int
+pw_loop_error_code(void)
+{
+	return last_error->sqlerrcode;
+}
+
+const char *
+pw_loop_error_message(void)
+{
+	return last_error->message;
 }
 
 TimestampTz
@@ -227,6 +242,7 @@ clean_up_after_error(void)
 	HOLD_INTERRUPTS();
 	MemoryContextSwitchTo(turn_context);
 	EmitErrorReport();
+	last_error = CopyErrorData();
 	FlushErrorState();
 	LWLockReleaseAll();
 	AbortOutOfAnyTransaction();

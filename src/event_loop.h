@@ -56,6 +56,12 @@ extern void pw_loop_init(void (*on_latch) (void));
 extern void pw_loop_run(void);
 extern void pw_loop_stop(void);
 
+/*
+ * While a "failed" callback runs: the SQLSTATE and the message of the error.
+ */
+extern int	pw_loop_error_code(void);
+extern const char *pw_loop_error_message(void);
+
 /* The time at which this turn began; cheap. */
 extern TimestampTz pw_loop_now(void);
 

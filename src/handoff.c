@@ -699,6 +699,7 @@ declare(PwSlotActivity activity, PwPinReason reason)
 			client->pinned_since = reason == PW_PIN_NONE ? 0 : slot->state_since;
 		client->pin_reason = reason;
 		client->state_since = slot->state_since;
+		strlcpy(client->application_name, application_name, NAMEDATALEN);
 	}
 	set_active(activity == PW_SLOT_PINNED);
 
@@ -905,6 +906,7 @@ open_session(int client)
 		refuse_client(error);
 		return false;
 	}
+	strlcpy(shared->application_name, application_name, NAMEDATALEN);
 	if (!shared->said_hello)
 	{
 		pw_greet(core_methods, shared);

@@ -344,6 +344,7 @@ pool_find(Oid dboid, Oid roleoid)
 static PwPool *
 pool_create(const PwLogin *login)
 {
+	pw_pool_drop_unused();
 	for (int i = 0; i < PwControl->max_pools; i++)
 	{
 		PwPool	   *pool = &PwLocalPools[i];

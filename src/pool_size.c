@@ -44,6 +44,7 @@ static int	slots_in_use = 0;	/* open or opening, of all pools */
 
 static void tick(void *arg);
 static void check_pool(PwPool *pool);
+static bool is_unused(PwPool *pool);
 static void release_claimed_slots(void);
 static void open_slot(PwPool *pool);
 static void make_room(PwPool *needy);
@@ -171,6 +172,28 @@ release_claimed_slots(void)
 			pw_pool_release(i);
 }
 
+/*
+ * If no place for a pool is left, forget those that have neither clients nor
+ * slots before their time.
+ */
+void
+pw_pool_drop_unused(void)
+{
+	for (int i = 0; i < PwControl->max_pools; i++)
+		if (!PwPools[i].in_use)
+			return;
+	for (int i = 0; i < PwControl->max_pools; i++)
+		if (is_unused(&PwLocalPools[i]))
+			pw_pool_drop(&PwLocalPools[i]);
+}
+
+static bool
+is_unused(PwPool *pool)
+{
+	return pool->shared->slots + pool->shared->opening == 0 &&
+		pool->shared->clients == 0 && !pool->prewarmed;
+}
+
 /* Open what the minimum wants, or forget the pool if nobody needs it. */
 static void
 check_pool(PwPool *pool)
@@ -182,8 +205,7 @@ check_pool(PwPool *pool)
 		if (pool->retry.expires_at == 0)
 			open_slot(pool);
 	}
-	else if (shared->slots + shared->opening == 0 && shared->clients == 0 &&
-			 !pool->prewarmed && pw_slot_idle_timeout > 0 &&
+	else if (is_unused(pool) && pw_slot_idle_timeout > 0 &&
 			 TimestampDifferenceExceeds(pool->last_used_at, pw_loop_now(),
 										pw_slot_idle_timeout * 1000))
 		pw_pool_drop(pool);

@@ -26,7 +26,6 @@
 #include "libpq/pqcomm.h"
 #include "nodes/pg_list.h"
 #include "parser/scansup.h"
-#include "postmaster/postmaster.h"
 #include "utils/guc.h"
 #include "utils/varlena.h"
 
@@ -34,6 +33,9 @@
 
 /* Beyond this, seconds do not fit into an int as milliseconds. */
 #define MAX_SECONDS (INT_MAX / 1000)
+
+/* The server's own limit for max_connections, whatever header has it. */
+#define MAX_CONNECTIONS_LIMIT 262143
 
 /* One pair of pool_worker.prewarm. */
 typedef struct PrewarmPair
@@ -60,6 +62,9 @@ int			pw_connect_timeout;
 int			pw_max_slots;
 int			pw_slot_idle_timeout;
 
+/* the worker itself */
+char	   *pw_database;
+
 /* developer options */
 bool		pw_debug_always_switch;
 
@@ -72,6 +77,7 @@ static const struct config_enum_entry pool_mode_options[] = {
 static void define_client_settings(void);
 static void define_pool_settings(void);
 static void define_slot_settings(void);
+static void define_worker_settings(void);
 static void define_developer_settings(void);
 static bool check_listen_addresses(char **newval, void **extra, GucSource source);
 static bool check_socket_directories(char **newval, void **extra, GucSource source);
@@ -93,6 +99,7 @@ pw_settings_define(void)
 	define_client_settings();
 	define_pool_settings();
 	define_slot_settings();
+	define_worker_settings();
 	define_developer_settings();
 
 	MarkGUCPrefixReserved("pool_worker");
@@ -118,7 +125,7 @@ define_client_settings(void)
 							"The open file limit of the server may allow fewer; see pool_check().",
 							&pw_max_clients,
 							10000,
-							1, MAX_BACKENDS,
+							1, MAX_CONNECTIONS_LIMIT,
 							PGC_POSTMASTER,
 							0,
 							NULL, NULL, NULL);
@@ -220,7 +227,7 @@ define_slot_settings(void)
 							"Slots count against max_connections.  -1 means three quarters of max_connections less superuser_reserved_connections.",
 							&pw_max_slots,
 							-1,
-							-1, MAX_BACKENDS,
+							-1, MAX_CONNECTIONS_LIMIT,
 							PGC_POSTMASTER,
 							0,
 							check_max_slots, NULL, NULL);
@@ -234,6 +241,22 @@ define_slot_settings(void)
 							PGC_SIGHUP,
 							GUC_UNIT_S,
 							NULL, NULL, NULL);
+}
+
+/*
+ * Section "Worker".
+ */
+static void
+define_worker_settings(void)
+{
+	DefineCustomStringVariable("pool_worker.database",
+							   "Sets the database that the pool worker connects to.",
+							   "It reads the catalogs of roles and databases only, which are the same in all of them.  Empty connects to none.",
+							   &pw_database,
+							   "postgres",
+							   PGC_POSTMASTER,
+							   0,
+							   NULL, NULL, NULL);
 }
 
 /*

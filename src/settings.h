@@ -35,6 +35,9 @@ extern int	pw_max_pools;
 extern int	pw_connect_timeout; /* ms */
 extern int	pw_slot_idle_timeout;	/* s, 0 is never */
 
+/* the worker itself */
+extern char *pw_database;		/* empty: shared catalogs only */
+
 /* for developers */
 extern bool pw_debug_always_switch;
 

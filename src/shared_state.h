@@ -280,6 +280,7 @@ typedef struct PwShmControl
 	int			worker_pgprocno;
 	uint32		worker_generation;	/* bumped each time a worker starts */
 	TimestampTz worker_started_at;
+	bool		worker_connecting;	/* to its database; remains set if it failed */
 
 	/* written by the worker at its start, read by anyone */
 	int			fd_base;		/* client i has descriptor fd_base + i */

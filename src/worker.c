@@ -19,6 +19,7 @@
 #include "storage/latch.h"
 #include "storage/proc.h"
 #include "storage/procsignal.h"
+#include "storage/sinval.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -34,6 +35,7 @@
 #include "shared_state.h"
 #include "worker.h"
 
+static void worker_connect(void);
 static void worker_startup(void);
 static void worker_announce(void);
 static void worker_cleanup(int code, Datum arg);
@@ -73,14 +75,37 @@ pool_worker_main(Datum main_arg)
 	pqsignal(SIGPIPE, SIG_IGN);
 	BackgroundWorkerUnblockSignals();
 
-	/* shared catalogs only, for roles and databases */
-	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
-
+	worker_connect();
 	worker_startup();
 	pw_loop_run();
 
 	/* code 1 asks for a restart, which a stopping postmaster will not grant */
 	proc_exit(1);
+}
+
+/*
+ * Connect to a database, for the catalogs of roles and databases.
+ *
+ * Any would do, and the shared catalogs alone nearly so: but without a database
+ * an out-of-line value cannot be read, and who finds one, as in the row of a
+ * role with an enormous password verifier, ends with a FATAL.  If the database
+ * does not exist we end as well, and the next worker does without.
+ */
+static void
+worker_connect(void)
+{
+	bool		failed_before = PwControl->worker_connecting;
+
+	if (failed_before)
+		ereport(LOG,
+				(errcode(ERRCODE_UNDEFINED_DATABASE),
+				 errmsg("the connection pool could not connect to database \"%s\", and goes on without",
+						pw_database),
+				 errhint("Set \"pool_worker.database\" to a database that exists, and restart the server.")));
+	PwControl->worker_connecting = true;
+	BackgroundWorkerInitializeConnection(pw_database[0] && !failed_before ? pw_database : NULL,
+										 NULL, BGWORKER_BYPASS_ALLOWCONN);
+	PwControl->worker_connecting = false;
 }
 
 /*
@@ -159,6 +184,8 @@ worker_on_latch(void)
 		pw_listen_update();
 		pw_pool_reload();
 	}
+	if (catchupInterruptPending)
+		ProcessCatchupInterrupt();
 	if (ShutdownRequestPending)
 		pw_loop_stop();
 

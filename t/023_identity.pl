@@ -26,9 +26,10 @@ my $node = PoolWorker->new('main')->setup(
 	GRANT USAGE ON SCHEMA elsewhere TO alice;
 	GRANT SELECT ON elsewhere.here TO alice;});
 
+# An empty application_name is the same whether it was asked for or not.
 my $settings = q{SELECT string_agg(format('%s=%s', name, setting), ' ' ORDER BY name)
 	FROM pg_settings WHERE source IN ('client', 'session', 'user', 'database',
-	'database user') AND name NOT IN ('log_min_messages')};
+	'database user') AND NOT (name = 'application_name' AND setting = '')};
 
 note 'what a client is told, and has, when it has connected';
 my @hellos = (
