@@ -92,7 +92,8 @@ static void watch_object_access(ObjectAccessType access, Oid classId,
 								Oid objectId, int subId, void *arg);
 static void note_utility(Node *statement);
 static bool leaves_nothing(Node *statement);
-static void note_modified_relation(Oid relid);
+static void note_copy(CopyStmt *copy);
+static void note_modified_relation(Oid relid, bool inserts);
 static void note_function(Oid function);
 static PwPinReason look(void);
 static bool has_settings(void);
@@ -297,9 +298,7 @@ note_utility(Node *statement)
 				seed_set = true;
 			break;
 		case T_CopyStmt:
-			/* may fill an identity column, which calls no function */
-			if (((CopyStmt *) statement)->is_from)
-				sequences_used = true;
+			note_copy((CopyStmt *) statement);
 			break;
 		default:
 			break;
@@ -342,19 +341,33 @@ watch_executor_start(QueryDesc *queryDesc, int eflags)
 		standard_ExecutorStart(queryDesc, eflags);
 
 	foreach(cell, queryDesc->plannedstmt->resultRelations)
-		note_modified_relation(rt_fetch(lfirst_int(cell), queryDesc->plannedstmt->rtable)->relid);
+		note_modified_relation(rt_fetch(lfirst_int(cell), queryDesc->plannedstmt->rtable)->relid,
+							   queryDesc->operation != CMD_UPDATE &&
+							   queryDesc->operation != CMD_DELETE);
 }
 
+/* COPY FROM does not pass the executor. */
 static void
-note_modified_relation(Oid relid)
+note_copy(CopyStmt *copy)
 {
-	Relation	relation = RelationIdGetRelation(relid);
+	if (copy->is_from && copy->relation != NULL)
+		note_modified_relation(RangeVarGetRelid(copy->relation, NoLock, true), true);
+}
+
+/*
+ * A relation is about to be changed.  An identity column takes its value from
+ * a sequence without calling a function that we could see.
+ */
+static void
+note_modified_relation(Oid relid, bool inserts)
+{
+	Relation	relation = OidIsValid(relid) ? RelationIdGetRelation(relid) : NULL;
 
 	if (relation == NULL)
 		return;
 	if (relation->trigdesc != NULL)
 		touched = true;
-	for (int i = 0; i < RelationGetNumberOfAttributes(relation) && !sequences_used; i++)
+	for (int i = 0; inserts && !sequences_used && i < RelationGetNumberOfAttributes(relation); i++)
 		if (TupleDescAttr(RelationGetDescr(relation), i)->attidentity != '\0')
 			sequences_used = touched = true;
 	RelationClose(relation);

@@ -55,6 +55,8 @@ sub found_by
 	my ($client) = @_;
 	my %found;
 
+	# so that the settings of plpgsql are there in any session
+	$client->val('DO $$BEGIN END$$');
 	foreach my $question (@questions)
 	{
 		$found{$_} = 1 foreach split /\n/, $client->val($question);
@@ -67,13 +69,14 @@ sub found_by
 	return \%found;
 }
 
-# A new client sees what a new session would.
+# A new client sees what a new session would.  Both have an application_name,
+# because the pool sets one for those who give none.
 sub clean
 {
 	my ($name, $user) = @_;
-	my $direct   = $node->direct(user => $user);
+	my $direct   = $node->direct(user => $user, application_name => 'probe');
 	my $expected = found_by($direct);
-	my $client   = eval { $node->client(user => $user) };
+	my $client   = eval { $node->client(user => $user, application_name => 'probe') };
 
 	$direct->terminate;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
