@@ -41,6 +41,10 @@
 /* Descriptors below the clients' that PostgreSQL's own accounting misses. */
 #define PW_FD_MARGIN 128
 
+/* Wait event sets that a slot keeps, if the limit of open files allows it. */
+#define PW_WAIT_SETS 1024
+#define PW_MIN_WAIT_SETS 16
+
 /* BackendKeyData of a client: no process has a number as high as that. */
 #define PW_CANCEL_PID_BASE (1 << 30)
 
@@ -116,7 +120,7 @@ raise_file_limit(void)
 {
 	struct rlimit limit;
 	int			wanted = PwControl->max_clients;
-	int			base = max_safe_fds + PW_FD_MARGIN;
+	int			base = max_safe_fds + PW_FD_MARGIN + PW_WAIT_SETS;
 	int			room;
 
 	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
@@ -125,8 +129,12 @@ raise_file_limit(void)
 	if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
 		elog(FATAL, "setrlimit failed: %m");
 
+	PwControl->wait_sets = PW_WAIT_SETS;
 	if (limit.rlim_max != RLIM_INFINITY && limit.rlim_max < base + wanted)
-		base = Min(base, (int) (limit.rlim_max / 2));
+	{
+		base = Min(max_safe_fds + PW_FD_MARGIN, (int) (limit.rlim_max / 2));
+		PwControl->wait_sets = PW_MIN_WAIT_SETS;
+	}
 	room = (limit.rlim_max == RLIM_INFINITY || limit.rlim_max > INT_MAX) ?
 		INT_MAX : (int) limit.rlim_max - base;
 

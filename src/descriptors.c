@@ -13,7 +13,10 @@
  *
  * The backend waits for its client in FeBeWaitSet.  Such a set costs a few
  * system calls to build and a descriptor to keep, so we keep those that were
- * used last, up to MAX_WAIT_SETS.
+ * used last, up to control->wait_sets.  CreateWaitEventSet() counts their
+ * descriptors against max_safe_fds, where they would take the place of data
+ * files; ours have numbers of their own, which the worker has put aside below
+ * fd_base, so we take them out of that count.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,8 +36,6 @@
 #include "fd_passing.h"
 #include "shared_state.h"
 
-/* CreateWaitEventSet() may use a third of max_safe_fds; others need some too. */
-#define MAX_WAIT_SETS Min(128, max_safe_fds / 6)
 
 typedef struct PwDescriptor
 {
@@ -261,11 +262,12 @@ pw_descriptor_wait_set(int client)
 		return entry->set;
 	}
 
-	if (nwait_sets >= MAX_WAIT_SETS)
+	if (nwait_sets >= PwControl->wait_sets)
 		free_wait_set(dlist_container(PwDescriptor, lru, dlist_tail_node(&wait_sets)));
 
 	/* the same events at the same places as in pq_init() */
 	entry->set = pw_wait_event_set_new(FeBeWaitSetNEvents);
+	ReleaseExternalFD();
 	AddWaitEventToSet(entry->set, WL_SOCKET_READABLE,
 					  PwControl->fd_base + client, NULL, NULL);
 	AddWaitEventToSet(entry->set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
@@ -279,6 +281,7 @@ static void
 free_wait_set(PwDescriptor *entry)
 {
 	dlist_delete(&entry->lru);
+	ReserveExternalFD();
 	FreeWaitEventSet(entry->set);
 	entry->set = NULL;
 	nwait_sets--;

@@ -118,6 +118,12 @@ static bool first_parse_unnamed = false;
 /* We are counted in pool->active. */
 static bool counted_active = false;
 
+/* A client of ours has left, and the worker may not know yet. */
+static bool worker_unaware = false;
+
+/* How long we sleep before we make sure that it does, ms. */
+#define UNAWARE_MS 10
+
 /* Discard output: there is no client, or it must not see this. */
 static bool discarding = false;
 
@@ -150,6 +156,7 @@ static bool start_command(void);
 static bool injection_needed(const PwPeek *peek);
 static PwSocketState look_at_socket(PwPeek *peek);
 static void wait_for_work(PwPinReason reason);
+static void tell_worker(void);
 static void declare(PwSlotActivity activity, PwPinReason reason);
 static bool undeclare(void);
 static void set_active(bool active);
@@ -654,7 +661,12 @@ wait_for_work(PwPinReason reason)
 		if (take_assignment(reason))
 			return;
 		ModifyWaitEvent(FeBeWaitSet, FeBeWaitSetSocketPos, WL_SOCKET_READABLE, NULL);
-		(void) WaitEventSetWait(FeBeWaitSet, -1, &event, 1, WAIT_EVENT_CLIENT_READ);
+		if (WaitEventSetWait(FeBeWaitSet, worker_unaware ? UNAWARE_MS : -1,
+							 &event, 1, WAIT_EVENT_CLIENT_READ) == 0)
+		{
+			tell_worker();
+			continue;
+		}
 
 		if (event.events & WL_POSTMASTER_DEATH)
 			proc_exit(1);
@@ -678,6 +690,18 @@ wait_for_work(PwPinReason reason)
 			return;
 		await_decision();
 	}
+}
+
+/*
+ * The worker closes clients that have left when it wakes for whatever reason.
+ * There was none for a while, so give it one.
+ */
+static void
+tell_worker(void)
+{
+	worker_unaware = false;
+	if (pw_client_has_leavers())
+		pw_wake_worker();
 }
 
 /*
@@ -780,11 +804,14 @@ take_assignment(PwPinReason reason)
 
 /*
  * The worker has claimed us while our client became ready.  It decides at once
- * and then sets our latch; our socket would not let us sleep.
+ * and then sets our latch, seeing that we wait; our socket would not let us
+ * sleep.
  */
 static void
 await_decision(void)
 {
+	/* a full barrier before we look again; release_slot() has its counterpart */
+	(void) pg_atomic_exchange_u32(&slot->contended, 1);
 	while (pg_atomic_read_u32(&slot->activity) == PW_SLOT_CLAIMED)
 	{
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
@@ -966,9 +993,13 @@ leave_client(void)
 	pw_lost_client_drop_input();
 	end_transaction_of_leaver();
 	detach_client();
+
+	/* some drivers wait for this after they have said goodbye */
+	(void) shutdown(PwControl->fd_base + client, SHUT_RDWR);
 	pw_descriptor_drop(client);
 	(void) pw_client_move(shared, word, PW_CLIENT_LEAVING, PW_NONE);
 	pw_client_push_leaver(client);
+	worker_unaware = true;
 
 	/* as in park_client(); pw_descriptor_drop() was the system call */
 	QueryCancelPending = false;
@@ -1012,6 +1043,7 @@ return_client(int client)
 
 	(void) pw_client_move(&PwClients[client], word, PW_CLIENT_LEAVING, PW_NONE);
 	pw_client_push_leaver(client);
+	worker_unaware = true;
 }
 
 static void

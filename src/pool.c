@@ -476,9 +476,16 @@ pw_pool_dispatch(PwPool *pool)
 	pool->last_used_at = pw_loop_now();
 	for (;;)
 	{
-		int			slot = claim_idle_slot(pool, PW_NONE);
+		int			slot;
 		int			client;
 
+		if (pg_atomic_read_u32(&pool->shared->parked) == 0)
+		{
+			/* nobody is in the queue */
+			set_watched(pool, true);
+			return;
+		}
+		slot = claim_idle_slot(pool, PW_NONE);
 		if (slot == PW_NONE)
 		{
 			/* clear the flag first, then look again: see the file header */
@@ -560,8 +567,8 @@ claim_slot(int slot)
 }
 
 /*
- * Give a claimed slot back.  It may have found its client ready meanwhile and
- * be waiting for our decision, so wake it.
+ * Give a claimed slot back.  If it has found its client ready meanwhile and
+ * waits for our decision, wake it.
  */
 static void
 release_slot(int slot)
@@ -569,8 +576,12 @@ release_slot(int slot)
 	uint32		claimed = PW_SLOT_CLAIMED;
 
 	/* not if the backend has gone in the meantime */
-	if (pg_atomic_compare_exchange_u32(&PwSlots[slot].activity, &claimed, PW_SLOT_IDLE))
+	if (pg_atomic_compare_exchange_u32(&PwSlots[slot].activity, &claimed, PW_SLOT_IDLE) &&
+		pg_atomic_read_u32(&PwSlots[slot].contended) != 0)
+	{
+		pg_atomic_write_u32(&PwSlots[slot].contended, 0);
 		pw_wake_slot(slot);
+	}
 }
 
 /*

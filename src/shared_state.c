@@ -256,6 +256,7 @@ init_entries(void)
 	{
 		LWLockInitialize(&PwSlots[i].lock, header->lock_tranche);
 		pg_atomic_init_u32(&PwSlots[i].activity, PW_SLOT_EMPTY);
+		pg_atomic_init_u32(&PwSlots[i].contended, 0);
 		PwSlots[i].client = PW_NONE;
 		PwSlots[i].assigned = PW_NONE;
 		PwSlots[i].pool = PW_NONE;
@@ -361,12 +362,18 @@ pw_client_push_leaver(int client)
 	do
 		PwClients[client].next_leaver = head;
 	while (!pg_atomic_compare_exchange_u32(&PwControl->leavers, &head, client + 1));
+}
 
-	pw_wake_worker();
+bool
+pw_client_has_leavers(void)
+{
+	return pg_atomic_read_u32(&PwControl->leavers) != 0;
 }
 
 uint32
 pw_client_take_leavers(void)
 {
+	if (!pw_client_has_leavers())
+		return 0;
 	return pg_atomic_exchange_u32(&PwControl->leavers, 0);
 }

@@ -211,6 +211,7 @@ typedef struct PwShmSlot
 	LWLock		lock;			/* see "Locking rules" */
 	int			client;			/* attached client, or PW_NONE; under lock */
 	bool		alive;			/* the backend may be signalled; under lock */
+	pg_atomic_uint32 contended; /* waits for the worker's decision, CLAIMED */
 
 	pg_atomic_uint32 activity;	/* PwSlotActivity */
 	int			assigned;		/* written by the worker while CLAIMED, read by
@@ -284,6 +285,7 @@ typedef struct PwShmControl
 
 	/* written by the worker at its start, read by anyone */
 	int			fd_base;		/* client i has descriptor fd_base + i */
+	int			wait_sets;		/* a slot may keep so many; see descriptors.c */
 	int			client_limit;	/* authenticated clients: the setting max_clients,
 								 * or less if the open file limit says so */
 	int			clients;		/* authenticated */
@@ -346,8 +348,15 @@ extern void pw_wake_slot(int slot);
 extern bool pw_client_move(PwShmClient *client, uint64 from,
 						   PwClientState state, int slot);
 
-/* Hand a LEAVING client to the worker.  Never fails, never waits. */
+/*
+ * Hand a LEAVING client to the worker.  Never fails, never waits.  The worker
+ * takes it when it next wakes; whoever knows of no reason why that would be
+ * soon wakes it.
+ */
 extern void pw_client_push_leaver(int client);
+
+/* Is there anybody on the list of leavers? */
+extern bool pw_client_has_leavers(void);
 
 /* Take the whole list of leavers; returns the first index plus one, or 0. */
 extern uint32 pw_client_take_leavers(void);

@@ -73,7 +73,13 @@ my %finished  = (transactions => 0, logins => 0);
 my $committed = 0;
 my (%wrong, @thinking);
 my $worker = $node->worker_pid;
-my $fds    = $node->fd_count($worker);
+
+# all slots first, because the worker has a descriptor for each
+my @first = map { $node->client(user => 'alice') } 1 .. 4;
+$_->val('BEGIN') foreach @first;
+$_->terminate foreach @first;
+$node->soon('SELECT count(*) FROM pool_clients()', 0, 'four slots are open');
+my $fds = $node->fd_count($worker);
 
 # What a client may do: bytes to send, how many answers come, and what the last
 # of them is (a value, or an SQLSTATE).
