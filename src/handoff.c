@@ -49,6 +49,7 @@
 #include <unistd.h>
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "commands/async.h"
 #include "libpq/auth.h"
 #include "libpq/libpq-be.h"
@@ -160,7 +161,7 @@ static void tell_worker(void);
 static void declare(PwSlotActivity activity, PwPinReason reason);
 static bool undeclare(void);
 static void set_active(bool active);
-static bool take_assignment(PwPinReason reason);
+static bool take_assignment(void);
 static void await_decision(void);
 static void service_interrupts(bool may_park);
 static void check_worker(void);
@@ -332,8 +333,15 @@ static void
 handoff_comm_reset(void)
 {
 	core_methods->comm_reset();
+	discarding = false;
 	if (my_client != PW_NONE)
 		pw_lost_client_recover();
+	else if (slot != NULL)
+	{
+		/* nobody to report to, nobody to read from */
+		EmitErrorReport();
+		proc_exit(1);
+	}
 }
 
 static int
@@ -653,12 +661,20 @@ look_at_socket(PwPeek *peek)
 static void
 wait_for_work(PwPinReason reason)
 {
+	/* an error may have taken us out of the last wait while we were idle */
+	while (!undeclare())
+	{
+		await_decision();
+		if (take_assignment())
+			return;
+	}
+
 	declare(reason == PW_PIN_NONE ? PW_SLOT_IDLE : PW_SLOT_PINNED, reason);
 	for (;;)
 	{
 		WaitEvent	event;
 
-		if (take_assignment(reason))
+		if (take_assignment())
 			return;
 		ModifyWaitEvent(FeBeWaitSet, FeBeWaitSetSocketPos, WL_SOCKET_READABLE, NULL);
 		if (WaitEventSetWait(FeBeWaitSet, worker_unaware ? UNAWARE_MS : -1,
@@ -727,6 +743,11 @@ declare(PwSlotActivity activity, PwPinReason reason)
 	}
 	set_active(activity == PW_SLOT_PINNED);
 
+	/* a slot has no session that could be idle for too long */
+	if (activity == PW_SLOT_IDLE && IdleSessionTimeout > 0 &&
+		get_timeout_active(IDLE_SESSION_TIMEOUT))
+		disable_timeout(IDLE_SESSION_TIMEOUT, false);
+
 	(void) pg_atomic_exchange_u32(&slot->activity, activity);
 	if (activity == PW_SLOT_IDLE && pg_atomic_read_u32(&pool->watched) == 0)
 	{
@@ -736,18 +757,20 @@ declare(PwSlotActivity activity, PwPinReason reason)
 }
 
 /*
- * Our client is ready, so we are busy with it again, unless the worker has
- * claimed us for another one.
+ * We are busy again, unless the worker has claimed us for another client.
  */
 static bool
 undeclare(void)
 {
-	uint32		idle = PW_SLOT_IDLE;
+	uint32		activity = PW_SLOT_IDLE;
 
-	if (pg_atomic_read_u32(&slot->activity) == PW_SLOT_PINNED)
+	/* on failure this tells what it is instead, which only we can change */
+	if (!pg_atomic_compare_exchange_u32(&slot->activity, &activity, PW_SLOT_BUSY))
+	{
+		if (activity == PW_SLOT_CLAIMED || activity == PW_SLOT_ASSIGNED)
+			return false;
 		pg_atomic_write_u32(&slot->activity, PW_SLOT_BUSY);
-	else if (!pg_atomic_compare_exchange_u32(&slot->activity, &idle, PW_SLOT_BUSY))
-		return false;
+	}
 	set_active(true);
 	return true;
 }
@@ -779,7 +802,7 @@ set_active(bool active)
  * client now, or none.
  */
 static bool
-take_assignment(PwPinReason reason)
+take_assignment(void)
 {
 	int			next;
 
@@ -831,7 +854,14 @@ service_interrupts(bool may_park)
 	if (ProcDiePending && may_park && my_client != PW_NONE)
 		park_client();
 
-	/* there is nothing to cancel while we wait */
+	/*
+	 * There is nothing to cancel while we wait, but for a transaction that is
+	 * in the way of recovery.
+	 */
+	if (QueryCancelPending && transaction_status != 'I' && RecoveryInProgress())
+		ereport(FATAL,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("terminating connection due to conflict with recovery")));
 	QueryCancelPending = false;
 	CHECK_FOR_INTERRUPTS();
 

@@ -15,6 +15,7 @@
  */
 #include "postgres.h"
 
+#include <signal.h>
 #include <unistd.h>
 
 #include "libpq-fe.h"
@@ -40,6 +41,7 @@ typedef struct PwSlot
 	PwWatch		watch;			/* on the connection's socket */
 	PwTimer		deadline;		/* connect_timeout */
 	int			pool_epfd;		/* sent to the slot as its welcome */
+	bool		opened;			/* and the slot has been welcomed */
 	uint8	   *holds;			/* bit per client: has its descriptor */
 } PwSlot;
 
@@ -130,6 +132,7 @@ pw_slot_open(int index, int pool, const char *database, const char *role, int po
 	}
 	PQsetErrorVerbosity(slot->conn, PQERRORS_VERBOSE);
 	slot->pool_epfd = pool_epfd;
+	slot->opened = false;
 	slot->holds = MemoryContextAllocZero(TopMemoryContext, (PwControl->max_clients + 7) / 8);
 
 	LWLockAcquire(&PwControl->lock, LW_EXCLUSIVE);
@@ -208,16 +211,20 @@ connect_timed_out(void *arg)
 	slot_open_failed(slot, PQstatus(slot->conn) == CONNECTION_BAD ? NULL : "timeout expired");
 }
 
-/* Watch and timer callback: an error was raised in this slot's name. */
+/*
+ * Watch and timer callback: an error was raised in this slot's name.  A backend
+ * that is up may be serving a client, so ask it to end; home_ready() sees that
+ * it has.
+ */
 static void
 slot_failed(void *arg)
 {
 	PwSlot	   *slot = (PwSlot *) arg;
 
-	if (pg_atomic_read_u32(&PwSlots[slot - slots].activity) == PW_SLOT_OPENING)
+	if (!slot->opened)
 		slot_open_failed(slot, "internal error");
-	else
-		slot_close(slot);
+	else if (PwSlots[slot - slots].pid != 0)
+		kill(PwSlots[slot - slots].pid, SIGTERM);
 }
 
 /*
@@ -286,6 +293,7 @@ slot_welcome(PwSlot *slot)
 		slot_open_failed(slot, "could not greet the slot's backend");
 		return;
 	}
+	slot->opened = true;
 	pw_watch_add(&slot->watch, PQsocket(slot->conn), PW_READ, home_ready, slot_failed, slot);
 	events->opened(index);
 }
@@ -378,10 +386,7 @@ pw_slot_forget_client(int client)
 }
 
 /*
- * The backend of a slot is gone, or must be given up.
- *
- * Closing the connection tells a backend that still lives to go when it has
- * finished its transaction.
+ * The backend of a slot is gone.
  */
 static void
 slot_close(PwSlot *slot)

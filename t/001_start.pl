@@ -43,8 +43,8 @@ SKIP:
 	skip 'this machine has no IPv6', 1 unless @addresses == 2;
 	is($node->attempt('pool', host => '::1', user => 'alice'), 'ok', 'IPv6');
 }
-is( $node->value(q{SELECT database, role, clients, failed FROM pool_status()
-		WHERE role = 'alice'}), 'postgres|alice|0|0', 'pool_status() has the pool');
+$node->soon(q{SELECT database, role, clients, failed FROM pool_status()
+	WHERE role = 'alice'}, 'postgres|alice|0|0', 'pool_status() has the pool');
 is( $node->value('SELECT string_agg("check", \', \') FROM pool_check() WHERE NOT ok'),
 	'', 'pool_check() finds nothing wrong');
 
@@ -126,6 +126,17 @@ sub leave_socket
 		join("\n", $pid, $node->data_dir, time, $node->pool_port, $node->host, '') . "\n");
 	return $listener;
 }
+
+sub take_port
+{
+	return IO::Socket::IP->new(
+		LocalHost => '127.0.0.1',
+		LocalPort => $old_port,
+		ReuseAddr => 1,
+		Listen    => 1)
+	  || die "could not listen: $!";
+}
+
 my $dead = fork() // die "could not fork: $!";
 POSIX::_exit(0) if $dead == 0;
 waitpid $dead, 0;
@@ -146,7 +157,7 @@ $node->stop;
 
 note 'a socket file and a port that somebody has';
 my $holder = leave_socket($$);
-my $tcp = IO::Socket::IP->new(LocalHost => '127.0.0.1', LocalPort => $old_port, Listen => 1);
+my $tcp    = take_port();
 my $from = $node->log_end;
 $node->start;
 pass('the server starts');
@@ -169,7 +180,7 @@ ok($node->until(sub { reachable('127.0.0.1', $old_port) }), 'and the first, free
 $node->stop;
 
 note 'only TCP is taken';
-$tcp = IO::Socket::IP->new(LocalHost => '127.0.0.1', LocalPort => $old_port, Listen => 1);
+$tcp  = take_port();
 $from = $node->log_end;
 $node->start;
 $node->logged(qr/could not listen on all addresses of port $old_port.*\n(.*DETAIL.*\n)?.*HINT: .*"pool_worker/,

@@ -245,7 +245,7 @@ foreach my $mode ('fast', 'immediate')
 	ok(eval { $_->at_end }, 'and disconnected') foreach $busy, $running, $idle[0];
 	$_->close foreach $busy, $running, @idle;
 	$node->not_logged(qr/PANIC|TRAP/, $from, 'in good order');
-	$node->not_logged(qr/exited with exit code|was terminated by/, $from, 'no process fails')
+	$node->not_logged(qr/server process .* exited with exit code|was terminated by/, $from, 'no process fails')
 	  if $mode eq 'fast';
 	$node->start;
 	$node->wait_for_pool;

@@ -203,7 +203,9 @@ sub control
 	my ($self) = @_;
 	my $control = $self->{_control};
 
-	if (!$control || $control->{eof} || $control->{broken})
+	# after a restart of the server there is a farewell to read
+	$control->_receive if $control && $control->{sock} && $control->wait_readable(0);
+	if (!$control || $control->{eof} || length $control->{in})
 	{
 		$control->close if $control;
 		$self->{_control} = undef;
