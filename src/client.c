@@ -73,6 +73,7 @@ static int	accepting = PW_NONE;
 
 static void raise_file_limit(void);
 static void forget_earlier_clients(void);
+static bool is_orphan(int client, uint64 word, int slot);
 static int	accept_one(int listener);
 static void refuse_unseen(int fd);
 static bool place_descriptor(int fd, int client);
@@ -90,8 +91,8 @@ static bool client_send(int client);
 static void finish_admission(int client);
 static void end_admission(PwClient *local);
 static bool try_close(int client, uint64 word);
-static void free_entry(int client);
-static void drain(int fd);
+static void free_entry(int client, bool was_shut_down);
+static void shut_down(int fd);
 static void announce_departure(int client);
 static void send_farewell(int client, const PwReport *report);
 
@@ -163,13 +164,14 @@ forget_earlier_clients(void)
 							 PwControl->client_limit + PW_SPARE_CLIENTS);
 
 	PwControl->clients = 0;
+	(void) pw_client_take_leavers();
 	for (int i = PwControl->max_clients - 1; i >= 0; i--)
 	{
 		uint64		word = pg_atomic_read_u64(&PwClients[i].word);
 		PwClientState state = PW_WORD_STATE(word);
 
 		clients[i].watch.fd = -1;
-		if (state == PW_CLIENT_ATTACHED || state == PW_CLIENT_LEAVING)
+		if (state == PW_CLIENT_ATTACHED)
 			continue;
 		if (DsaPointerIsValid(PwClients[i].settings))
 			dsa_free(pw_shared_area(), PwClients[i].settings);
@@ -189,10 +191,24 @@ pw_client_forget_orphans(int slot)
 	{
 		uint64		word = pg_atomic_read_u64(&PwClients[i].word);
 
-		if (PW_WORD_STATE(word) == PW_CLIENT_ATTACHED && PW_WORD_SLOT(word) == slot &&
-			!clients[i].has_fd && pw_client_move(&PwClients[i], word, PW_CLIENT_CLOSING, PW_NONE))
-			free_entry(i);
+		if (is_orphan(i, word, slot) &&
+			pw_client_move(&PwClients[i], word, PW_CLIENT_CLOSING, PW_NONE))
+			free_entry(i, true);
 	}
+}
+
+/*
+ * Is this a client of an earlier worker that the slot, or any slot that has
+ * parked it after we had looked, has left behind?  Clients of ours have their
+ * descriptor open.
+ */
+static bool
+is_orphan(int client, uint64 word, int slot)
+{
+	if (clients[client].has_fd)
+		return false;
+	return (PW_WORD_STATE(word) == PW_CLIENT_ATTACHED && PW_WORD_SLOT(word) == slot) ||
+		PW_WORD_STATE(word) == PW_CLIENT_PARKED;
 }
 
 int
@@ -353,11 +369,16 @@ set_socket_options(int fd, SockAddr *raddr, SockAddr *laddr)
 	Port		port;
 	int			on = 1;
 
+	if (raddr->addr.ss_family == AF_UNIX)
+	{
+		/* that it is one is all that anybody asks of it */
+		laddr->addr.ss_family = AF_UNIX;
+		laddr->salen = sizeof(laddr->addr.ss_family);
+		return;
+	}
 	laddr->salen = sizeof(laddr->addr);
 	if (getsockname(fd, (struct sockaddr *) &laddr->addr, &laddr->salen) < 0)
 		laddr->salen = 0;
-	if (raddr->addr.ss_family == AF_UNIX)
-		return;
 
 	(void) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	(void) setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
@@ -656,6 +677,15 @@ pw_client_close(int client)
 }
 
 void
+pw_client_close_leaver(int client)
+{
+	uint64		word = pg_atomic_read_u64(&PwClients[client].word);
+
+	if (PW_WORD_STATE(word) == PW_CLIENT_LEAVING)
+		(void) try_close(client, word);
+}
+
+void
 pw_client_close_attached(int client)
 {
 	(void) try_close(client, pg_atomic_read_u64(&PwClients[client].word));
@@ -672,7 +702,7 @@ pw_client_refuse(int client, const PwReport *report)
 	if (!pw_client_move(&PwClients[client], word, PW_CLIENT_CLOSING, PW_NONE))
 		return false;
 	send_farewell(client, report);
-	free_entry(client);
+	free_entry(client, false);
 	return true;
 }
 
@@ -693,7 +723,7 @@ try_close(int client, uint64 word)
 {
 	if (!pw_client_move(&PwClients[client], word, PW_CLIENT_CLOSING, PW_NONE))
 		return false;
-	free_entry(client);
+	free_entry(client, PW_WORD_STATE(word) == PW_CLIENT_LEAVING);
 	return true;
 }
 
@@ -701,10 +731,10 @@ try_close(int client, uint64 word)
  * Close a client that is CLOSING, and free its entry.
  *
  * Slots may hold the descriptor as well, so closing ours would not be noticed
- * at the other end: shut the connection down first.
+ * at the other end: shut the connection down first, unless a slot has.
  */
 static void
-free_entry(int client)
+free_entry(int client, bool was_shut_down)
 {
 	PwShmClient *shared = &PwClients[client];
 	PwClient   *local = &clients[client];
@@ -714,8 +744,8 @@ free_entry(int client)
 		events->closing(client);
 	if (local->has_fd)
 	{
-		drain(pw_client_fd(client));
-		(void) shutdown(pw_client_fd(client), SHUT_RDWR);
+		if (!was_shut_down)
+			shut_down(pw_client_fd(client));
 		close(pw_client_fd(client));
 	}
 	local->has_fd = false;
@@ -732,18 +762,19 @@ free_entry(int client)
 }
 
 /*
- * Read what a client has sent and nobody wants any more: closing a TCP socket
- * with unread input resets the connection, and the client might never see the
- * error that we have just sent.
+ * Shut a connection down.  First read what the client has sent and nobody
+ * wants any more: closing a TCP socket with unread input resets the connection,
+ * and the client might never see the error that we have just sent.
  */
 static void
-drain(int fd)
+shut_down(int fd)
 {
 	char		buffer[4096];
 
 	for (int i = 0; i < 16; i++)
 		if (recv(fd, buffer, sizeof(buffer), MSG_DONTWAIT) <= 0)
 			break;
+	(void) shutdown(fd, SHUT_RDWR);
 }
 
 /*

@@ -77,6 +77,9 @@ extern bool pw_client_refuse(int client, const PwReport *report);
 /* Tell everybody who is parked, and close them; for the end of the worker. */
 extern void pw_client_close_all(void);
 
+/* Close a client that is on the leavers list. */
+extern void pw_client_close_leaver(int client);
+
 /* Free the entries that a slot of an earlier worker has left behind. */
 extern void pw_client_forget_orphans(int slot);
 

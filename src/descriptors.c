@@ -231,9 +231,15 @@ static void
 keep_descriptor(const PwHomeMessage *message, int fd)
 {
 	int			wanted = PwControl->fd_base + message->client;
-	PwDescriptor *entry;
+	PwDescriptor *entry = descriptor_entry(message->client);
 	int			got;
 
+	if (entry->held && (int32) (message->generation - entry->generation) <= 0)
+	{
+		/* sent by itself and asked for as well, and the answer is late */
+		close(fd);
+		return;
+	}
 	pw_descriptor_drop(message->client);
 	got = fcntl(fd, F_DUPFD_CLOEXEC, wanted);
 	close(fd);
@@ -245,7 +251,6 @@ keep_descriptor(const PwHomeMessage *message, int fd)
 				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
 				 errmsg("could not give descriptor %d to a pool client", wanted)));
 	}
-	entry = descriptor_entry(message->client);
 	entry->held = true;
 	entry->generation = message->generation;
 }

@@ -51,6 +51,7 @@ static long loop_sleep_msecs(void);
 static void run_watch(PwWatch *watch, uint32 reported);
 static void run_timers(void);
 static void call_watch(PwWatch *watch, int ready);
+static void call_latch(void);
 static void call_timer(PwTimer *timer);
 static void clean_up_after_error(void);
 static int	ready_mask(const PwWatch *watch, uint32 reported);
@@ -124,7 +125,7 @@ loop_turn(void)
 
 	(void) WaitEventSetWait(sleep_set, loop_sleep_msecs(), &woken, 1, wait_event);
 	now = GetCurrentTimestamp();
-	latch_fn();
+	call_latch();
 
 	nready = epoll_wait(loop_epfd, ready, MAX_READY, 0);
 	if (nready < 0 && errno != EINTR)
@@ -192,8 +193,8 @@ run_timers(void)
 /*
  * Run one callback of a watch.
  *
- * Here and in call_timer() are the only places where the worker catches
- * errors.  An error belongs to the client or slot in whose name it was raised:
+ * Here and in the two functions below are the only places where the worker
+ * catches errors.  An error belongs to the client or slot in whose name it was raised:
  * it costs that one its connection, and never anybody else's.
  */
 static void
@@ -210,6 +211,21 @@ call_watch(PwWatch *watch, int ready)
 	{
 		clean_up_after_error();
 		failed(arg);
+	}
+	PG_END_TRY();
+}
+
+/* What signals and slots have left for us is nobody's in particular. */
+static void
+call_latch(void)
+{
+	PG_TRY();
+	{
+		latch_fn();
+	}
+	PG_CATCH();
+	{
+		clean_up_after_error();
 	}
 	PG_END_TRY();
 }

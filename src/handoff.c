@@ -147,10 +147,13 @@ static void handoff_putmessage_noblock(char type, const char *data, size_t len);
 static void note_message(char type, const char *data);
 
 static void take_turn(void);
+static bool finish_injection(void);
+static void find_command(void);
 static void count_transaction(void);
 static PwPinReason pin_reason(void);
 static bool serve_buffered(void);
 static void serve_next(void);
+static void tell_growth(void);
 static bool try_queue(void);
 static int	take_from_queue(void);
 static bool start_command(void);
@@ -163,12 +166,14 @@ static bool undeclare(void);
 static void set_active(bool active);
 static bool take_assignment(void);
 static void await_decision(void);
+static void save_client(void);
 static void service_interrupts(bool may_park);
 static void check_worker(void);
 
 static bool attach_client(int client);
 static bool open_session(int client);
-static void park_client(void);
+static uint64 own_word(int client);
+static void park_client(uint32 ready_when);
 static void leave_client(void);
 static void detach_client(void);
 static void return_client(int client);
@@ -205,6 +210,7 @@ notice_slot(Port *port, int status)
 	{
 		core_methods = PqCommMethods;
 		PqCommMethods = &handoff_methods;
+		pw_startup_settings_note_server();
 	}
 }
 
@@ -438,20 +444,39 @@ note_message(char type, const char *data)
 static void
 take_turn(void)
 {
+	/*
+	 * The command has been answered, so it is too late to cancel it.  A signal
+	 * that comes late must not raise an error here: the client would get it
+	 * behind ReadyForQuery, and take it for the answer to its next command.
+	 */
+	HOLD_CANCEL_INTERRUPTS();
 	if (slot == NULL)
-	{
 		begin_being_slot();
-		my_client = PW_NONE;
-	}
-	else if (pw_unnamed_statement_injected())
-	{
-		/* the command we put in has been carried out; now the client's own */
-		pw_unnamed_statement_finish();
-		discarding = false;
-		MyProcPort->sock = pw_client_is_lost() ? home : PwControl->fd_base + my_client;
-		return;
-	}
-	else if (my_client != PW_NONE)
+	if (!finish_injection())
+		find_command();
+	QueryCancelPending = false;
+	RESUME_CANCEL_INTERRUPTS();
+}
+
+/*
+ * If the command was one that we put in: it has been carried out, and now the
+ * client's own is to be read.  True if that is so.
+ */
+static bool
+finish_injection(void)
+{
+	if (!pw_unnamed_statement_injected())
+		return false;
+	pw_unnamed_statement_finish();
+	discarding = false;
+	MyProcPort->sock = PwControl->fd_base + my_client;
+	return true;
+}
+
+static void
+find_command(void)
+{
+	if (my_client != PW_NONE)
 		count_transaction();
 
 	if (parses > 0 && my_client != PW_NONE)
@@ -482,15 +507,18 @@ count_transaction(void)
 static PwPinReason
 pin_reason(void)
 {
+	PwPinReason reason;
+
 	if (my_client == PW_NONE)
 		return PW_PIN_NONE;
 	if (transaction_status != 'I')
 		return PW_PIN_TRANSACTION;
 	if (pw_pool_mode == PW_MODE_SESSION)
 		return PW_PIN_SESSION_MODE;
-	if (parses > 0 && !bound)
+	reason = pw_session_pin_reason();
+	if (reason == PW_PIN_NONE && parses > 0 && !bound)
 		return PW_PIN_PARSED;
-	return pw_session_pin_reason();
+	return reason;
 }
 
 /*
@@ -530,13 +558,33 @@ serve_next(void)
 		reason = pin_reason();
 
 		/* another client first, if somebody waits */
-		if (reason == PW_PIN_NONE && try_queue() && start_command())
-			return;
+		if (reason == PW_PIN_NONE && try_queue())
+		{
+			tell_growth();
+			if (start_command())
+				return;
+		}
 
 		wait_for_work(my_client == PW_NONE ? PW_PIN_NONE : pin_reason());
 		if (my_client != PW_NONE && start_command())
 			return;
 	}
+}
+
+/*
+ * The worker opens one slot at a time, and looks at the queue again when the
+ * new slot says that it is idle.  If it goes to work at once, it says so here.
+ */
+static void
+tell_growth(void)
+{
+	static bool told = false;
+
+	if (told)
+		return;
+	told = true;
+	pg_atomic_write_u32(&pool->poked, 1);
+	pw_wake_worker();
 }
 
 /*
@@ -551,7 +599,7 @@ try_queue(void)
 	if (pw_debug_always_switch)
 	{
 		if (my_client != PW_NONE)
-			park_client();
+			park_client(0);
 		return false;
 	}
 	if (pg_atomic_read_u32(&pool->parked) == 0)
@@ -560,7 +608,7 @@ try_queue(void)
 	if (next == PW_NONE)
 		return false;
 	if (my_client != PW_NONE)
-		park_client();
+		park_client(0);
 	return attach_client(next);
 }
 
@@ -593,8 +641,9 @@ static bool
 start_command(void)
 {
 	PwPeek		peek;
+	PwSocketState found = look_at_socket(&peek);
 
-	switch (look_at_socket(&peek))
+	switch (pw_client_is_lost() ? PW_SOCKET_LEFT : found)
 	{
 		case PW_SOCKET_QUIET:
 			return false;
@@ -741,10 +790,12 @@ declare(PwSlotActivity activity, PwPinReason reason)
 		client->state_since = slot->state_since;
 		strlcpy(client->application_name, application_name, NAMEDATALEN);
 	}
+	else
+		pw_identity_show_nobody();
 	set_active(activity == PW_SLOT_PINNED);
 
 	/* a slot has no session that could be idle for too long */
-	if (activity == PW_SLOT_IDLE && IdleSessionTimeout > 0 &&
+	if (activity == PW_SLOT_IDLE &&
 		get_timeout_active(IDLE_SESSION_TIMEOUT))
 		disable_timeout(IDLE_SESSION_TIMEOUT, false);
 
@@ -816,11 +867,11 @@ take_assignment(void)
 	if (next == PW_NONE)
 	{
 		if (my_client != PW_NONE)
-			park_client();
+			park_client(0);
 		retire();
 	}
 	if (my_client != PW_NONE)
-		park_client();
+		park_client(0);
 	(void) attach_client(next);
 	return true;
 }
@@ -845,14 +896,36 @@ await_decision(void)
 }
 
 /*
+ * An idle client survives the end of the slot it happened to sleep at.
+ *
+ * Unless the worker ends as well.  It first says that it does, then closes
+ * whoever is parked; we first park, then look whether it does.  So if it has
+ * not seen the client, we see that it goes, and take the client back to tell
+ * it ourselves.
+ */
+static void
+save_client(void)
+{
+	int			client = my_client;
+	uint64		word;
+
+	park_client(0);
+	if (PwControl->worker_pid != 0)
+		return;
+	word = pg_atomic_read_u64(&PwClients[client].word);
+	if (PW_WORD_STATE(word) == PW_CLIENT_PARKED &&
+		pw_client_move(&PwClients[client], word, PW_CLIENT_ATTACHED, my_slot))
+		(void) attach_client(client);
+}
+
+/*
  * Do what an idle backend does when its latch is set.
  */
 static void
 service_interrupts(bool may_park)
 {
-	/* an idle client survives the end of the slot it happened to sleep at */
 	if (ProcDiePending && may_park && my_client != PW_NONE)
-		park_client();
+		save_client();
 
 	/*
 	 * There is nothing to cancel while we wait, but for a transaction that is
@@ -865,6 +938,12 @@ service_interrupts(bool may_park)
 	QueryCancelPending = false;
 	CHECK_FOR_INTERRUPTS();
 
+	if (IdleStatsUpdateTimeoutPending && !IsTransactionOrTransactionBlock())
+	{
+		/* left to the command loop, which we are not in */
+		IdleStatsUpdateTimeoutPending = false;
+		(void) pgstat_report_stat(true);
+	}
 	if (catchupInterruptPending)
 		ProcessCatchupInterrupt();
 	if (notifyInterruptPending)
@@ -902,19 +981,22 @@ check_worker(void)
 static bool
 attach_client(int client)
 {
-	uint64		word = pg_atomic_read_u64(&PwClients[client].word);
+	uint64		word = own_word(client);
 	int			fd = pw_descriptor_get(client, PW_WORD_GENERATION(word));
+	WaitEventSet *wait_set;
 
 	if (fd < 0)
 	{
 		return_client(client);
 		return false;
 	}
+	wait_set = pw_descriptor_wait_set(client);
 
+	/* from here on an error is this client's */
 	my_client = client;
 	set_slot_client(client);
 	MyProcPort->sock = fd;
-	FeBeWaitSet = pw_descriptor_wait_set(client);
+	FeBeWaitSet = wait_set;
 	whereToSendOutput = DestRemote;
 	pw_lost_client_watch(true);
 	parses = 0;
@@ -949,8 +1031,12 @@ open_session(int client)
 	}
 	PG_CATCH();
 	{
+		/* an error lets cancels through again */
+		HOLD_CANCEL_INTERRUPTS();
 		MemoryContextSwitchTo(oldcontext);
 		error = CopyErrorData();
+		if (pw_startup_settings_are_stuck())
+			EmitErrorReport();
 		FlushErrorState();
 		AbortOutOfAnyTransaction();
 	}
@@ -958,6 +1044,12 @@ open_session(int client)
 	MemoryContextSwitchTo(oldcontext);
 	discarding = false;
 
+	if (pw_startup_settings_are_stuck())
+	{
+		/* not this client's fault: let another slot have it */
+		park_client(EPOLLOUT);
+		retire();
+	}
 	if (error != NULL)
 	{
 		refuse_client(error);
@@ -974,20 +1066,40 @@ open_session(int client)
 	{
 		pw_report_all(core_methods);
 		pw_reported_remember(shared);
+		(void) core_methods->flush();
+		pw_lost_client_check();
 	}
 	return true;
 }
 
 /*
- * Put our client back into the queue.
+ * The word of a client that must be ours.  If it is not, there is nothing that
+ * this backend may still touch.
+ */
+static uint64
+own_word(int client)
+{
+	uint64		word = pg_atomic_read_u64(&PwClients[client].word);
+
+	if (PW_WORD_STATE(word) != PW_CLIENT_ATTACHED || PW_WORD_SLOT(word) != my_slot)
+	{
+		whereToSendOutput = DestNone;
+		elog(FATAL, "pool slot %d does not own client %d", my_slot, client);
+	}
+	return word;
+}
+
+/*
+ * Put our client back into the queue, to be ready again when it says something
+ * or, with EPOLLOUT, at once.
  */
 static void
-park_client(void)
+park_client(uint32 ready_when)
 {
 	int			client = my_client;
 	PwShmClient *shared = &PwClients[client];
-	uint64		word = pg_atomic_read_u64(&shared->word);
-	struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP | EPOLLONESHOT,
+	uint64		word = own_word(client);
+	struct epoll_event event = {.events = ready_when | EPOLLIN | EPOLLRDHUP | EPOLLONESHOT,
 	.data.u64 = PW_EPOLL_DATA(client, PW_WORD_GENERATION(word))};
 
 	pw_reported_remember(shared);
@@ -1017,7 +1129,7 @@ leave_client(void)
 {
 	int			client = my_client;
 	PwShmClient *shared = &PwClients[client];
-	uint64		word = pg_atomic_read_u64(&shared->word);
+	uint64		word = own_word(client);
 	bool		clean;
 
 	pw_lost_client_drop_input();
@@ -1031,7 +1143,7 @@ leave_client(void)
 	pw_client_push_leaver(client);
 	worker_unaware = true;
 
-	/* as in park_client(); pw_descriptor_drop() was the system call */
+	/* as in park_client(0); pw_descriptor_drop() was the system call */
 	QueryCancelPending = false;
 	parses = 0;
 
@@ -1059,17 +1171,17 @@ detach_client(void)
 	FeBeWaitSet = home_set;
 	whereToSendOutput = DestNone;
 	pw_lost_client_watch(false);
-	pw_identity_reset();
+	pw_identity_drop();
 }
 
 /*
- * We own a client but could not get its descriptor: the worker is gone, or is
- * about to close it.
+ * We own a client but could not get its descriptor: the worker is gone, and
+ * has shut the connection down.
  */
 static void
 return_client(int client)
 {
-	uint64		word = pg_atomic_read_u64(&PwClients[client].word);
+	uint64		word = own_word(client);
 
 	(void) pw_client_move(&PwClients[client], word, PW_CLIENT_LEAVING, PW_NONE);
 	pw_client_push_leaver(client);

@@ -8,7 +8,8 @@
  * While a client is attached, the slot is that client for everything that
  * looks at MyProcPort (log_line_prefix, inet_client_addr()) or at the entry in
  * pg_stat_activity.  No pooler outside of the server can do this.
- * application_name needs nothing here: it is a setting.
+ * application_name follows from the settings, but for a slot that sleeps without
+ * a client: that shows its own.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,6 +18,7 @@
 #include "libpq/libpq-be.h"
 #include "miscadmin.h"
 #include "utils/backend_status.h"
+#include "utils/guc.h"
 
 #include "identity.h"
 
@@ -25,6 +27,8 @@ static SockAddr own_raddr;
 static SockAddr own_laddr;
 static char *own_remote_host;
 static char *own_remote_port;
+
+static bool nobody_is_shown = false;
 
 static void show_address(const SockAddr *raddr);
 
@@ -45,16 +49,28 @@ pw_identity_assume(PwShmClient *client)
 	MyProcPort->remote_host = client->remote_host;
 	MyProcPort->remote_port = client->remote_port;
 	show_address(&client->raddr);
+	if (nobody_is_shown)
+		pgstat_report_appname(application_name);
+	nobody_is_shown = false;
 }
 
 void
-pw_identity_reset(void)
+pw_identity_drop(void)
 {
 	MyProcPort->raddr = own_raddr;
 	MyProcPort->laddr = own_laddr;
 	MyProcPort->remote_host = own_remote_host;
 	MyProcPort->remote_port = own_remote_port;
+}
+
+void
+pw_identity_show_nobody(void)
+{
+	if (nobody_is_shown)
+		return;
 	show_address(&own_raddr);
+	pgstat_report_appname(PW_SLOT_APPLICATION_NAME);
+	nobody_is_shown = true;
 }
 
 /*

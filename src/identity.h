@@ -21,7 +21,10 @@ extern void pw_identity_init(void);
  */
 extern void pw_identity_assume(PwShmClient *client);
 
-/* Be nobody again. */
-extern void pw_identity_reset(void);
+/* Be nobody again.  Cheap: pg_stat_activity keeps showing the last client. */
+extern void pw_identity_drop(void);
+
+/* Have pg_stat_activity show that there is no client, until there is one. */
+extern void pw_identity_show_nobody(void);
 
 #endif							/* PW_IDENTITY_H */

@@ -128,9 +128,8 @@ pw_listen_close(void)
 }
 
 /*
- * Timer callback, and the first try: open whatever is missing.  If something
- * cannot be opened, all is closed again and tried later, so that the pool
- * never serves half of what the settings say without a word in the log.
+ * Timer callback, and the first try.  If nothing could be opened, try again
+ * later; if something could, be content with that, as the server is.
  */
 static void
 retry(void *arg)

@@ -21,8 +21,8 @@ extern void pw_listen_init(PwAcceptFn accept_fn, void (*failed) (void));
 
 /*
  * Make the listening sockets what the settings say, at start and after each
- * reload; sockets that stay as they are are not touched.  What cannot be
- * opened is logged and tried again from time to time.
+ * reload; if none of these has changed nothing is touched.  What cannot be
+ * opened is logged; if nothing can be, that is tried again from time to time.
  */
 extern void pw_listen_update(void);
 

@@ -22,7 +22,9 @@
  *	 PostgresMain() exits after it because the stream of messages is out of
  *	 step; with nobody at the other end there is no step to keep.
  *
- * What remains: after an error in an extended query, while PostgresMain()
+ * What remains: with log_min_messages at fatal or panic, no log message reaches
+ * the hook.  With client_connection_check_interval, PostgreSQL may notice
+ * during a statement that the client is gone, and exits then.  And after an error in an extended query, while PostgresMain()
  * skips messages until Sync, an end of file makes it exit without a word, and
  * so does a Terminate message in the middle of an extended query.  The pool
  * then opens another slot.
@@ -36,6 +38,7 @@
 #include "libpq/libpq-be.h"
 #include "libpq/libpq.h"
 #include "miscadmin.h"
+#include "utils/memutils.h"
 
 #include "compat.h"
 #include "lost_client.h"
@@ -112,6 +115,8 @@ pw_lost_client_drop_input(void)
 static void
 watch_log(ErrorData *edata)
 {
+	char	   *message;
+
 	if (prev_emit_log)
 		prev_emit_log(edata);
 	if (!client_attached || client_lost || !tells_of_lost_client(edata))
@@ -120,9 +125,12 @@ watch_log(ErrorData *edata)
 	client_lost = true;
 	if (pq_is_reading_msg())
 		pq_endmsgread();
+
+	/* an error within ereport() resets the context that the text is in */
+	message = MemoryContextStrdup(MessageContext, edata->message);
 	ereport(ERROR,
 			(errcode(ERRCODE_CONNECTION_FAILURE),
-			 errmsg_internal("%s", edata->message)));
+			 errmsg_internal("%s", message)));
 }
 
 /*

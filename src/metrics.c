@@ -21,7 +21,7 @@
 typedef struct RateParts
 {
 	uint64		attaches;
-	uint64		slots_opened;
+	uint64		cold_slots;
 } RateParts;
 
 const char *const pw_pool_health_names[PW_POOL_NHEALTHS] = {
@@ -166,7 +166,7 @@ sample_pool(PwPoolSample *sample, RateParts *parts, int pool)
 	sample->value[PW_POOL_TRANSACTIONS] = shared->past_transactions;
 	sample->value[PW_POOL_FAILED] = shared->failed;
 	parts->attaches = shared->past_attaches;
-	parts->slots_opened = shared->slots_opened;
+	parts->cold_slots = shared->cold_slots;
 }
 
 /*
@@ -211,7 +211,7 @@ sample_slot(PwPoolSample *sample, RateParts *parts, const PwShmSlot *slot)
 static void
 sample_rates(PwPoolSample *sample, const RateParts *parts)
 {
-	uint64		opened = Min(parts->slots_opened, parts->attaches);
+	uint64		opened = Min(parts->cold_slots, parts->attaches);
 
 	sample->value[PW_POOL_UTILIZATION] =
 		percent(sample->value[PW_POOL_ACTIVE] + sample->value[PW_POOL_PINNED],

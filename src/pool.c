@@ -55,6 +55,9 @@
 #include "shared_state.h"
 #include "slot.h"
 
+/* Which of two idle slots comes first? */
+typedef bool (*PwIdleOrder) (const PwShmSlot *slot, const PwShmSlot *other);
+
 PwPool	   *PwLocalPools = NULL;
 
 static void client_authenticated(int client, const PwLogin *login);
@@ -64,6 +67,7 @@ static void client_closing(int client);
 static void refuse_too_many(int client);
 static void slot_opened(int slot);
 static void slot_gone(int slot);
+static void slot_emptied(int pool);
 static void return_clients_of(int slot);
 static PwPool *pool_find(Oid dboid, Oid roleoid);
 static PwPool *pool_create(const PwLogin *login);
@@ -72,6 +76,9 @@ static void pool_set_names(PwPool *pool, const PwLogin *login);
 static void pool_ready(void *arg, int ready);
 static void pool_failed(void *arg);
 static int	claim_idle_slot(PwPool *pool, int not_this_one);
+static int	find_idle_slot(PwPool *pool, int not_this_one, PwIdleOrder better);
+static bool is_better_idle(const PwShmSlot *slot, const PwShmSlot *other);
+static bool is_longer_idle(const PwShmSlot *slot, const PwShmSlot *other);
 static int	claim_preferred_slot(int slot, int preferred);
 static bool claim_slot(int slot);
 static void release_slot(int slot);
@@ -95,6 +102,7 @@ static const PwSlotEvents slot_events = {
 	.opened = slot_opened,
 	.open_failed = pw_pool_open_failed,
 	.gone = slot_gone,
+	.emptied = slot_emptied,
 };
 
 void
@@ -134,7 +142,7 @@ pw_pool_work(void)
 		int			client = next - 1;
 
 		next = PwClients[client].next_leaver;
-		(void) pw_client_close(client);
+		pw_client_close_leaver(client);
 	}
 
 	for (int i = 0; i < PwControl->max_pools; i++)
@@ -237,7 +245,8 @@ cancel_requested(int32 pid, int32 key)
 
 	slot = &PwSlots[PW_WORD_SLOT(word)];
 	LWLockAcquire(&slot->lock, LW_EXCLUSIVE);
-	if (slot->client == client && slot->alive)
+	if (slot->client == client && slot->alive &&
+		pg_atomic_read_u32(&slot->activity) == PW_SLOT_BUSY)
 	{
 		kill(slot->pid, SIGINT);
 #ifdef HAVE_SETSID
@@ -267,7 +276,8 @@ slot_opened(int slot)
 
 	pool->shared->opening--;
 	pool->shared->slots++;
-	pool->shared->slots_opened++;
+	if (PwSlots[slot].cold)
+		pool->shared->cold_slots++;
 	pw_pool_open_succeeded(pool);
 }
 
@@ -283,7 +293,13 @@ slot_gone(int slot)
 	pool->shared->past_transactions += PwSlots[slot].transactions;
 	pool->shared->past_attaches += PwSlots[slot].attaches;
 	return_clients_of(slot);
-	pw_pool_slot_gone(pool);
+}
+
+/* There is room for a slot again. */
+static void
+slot_emptied(int pool)
+{
+	pw_pool_slot_gone(&PwLocalPools[pool]);
 }
 
 /*
@@ -353,7 +369,7 @@ pool_create(const PwLogin *login)
 			continue;
 		pool->shared->slots = pool->shared->opening = 0;
 		pool->shared->clients = pool->shared->waiting = 0;
-		pool->shared->failed = pool->shared->slots_opened = 0;
+		pool->shared->failed = pool->shared->cold_slots = 0;
 		pool->shared->past_transactions = pool->shared->past_attaches = 0;
 		pool->shared->last_error_at = 0;
 		pg_atomic_write_u32(&pool->shared->parked, 0);
@@ -516,32 +532,51 @@ pw_pool_dispatch(PwPool *pool)
 }
 
 /*
- * Claim a slot that sleeps: one whose sticky client is gone if there is one,
- * else the one that has been idle longest.
+ * Claim a slot that sleeps, to be used.
  */
 static int
 claim_idle_slot(PwPool *pool, int not_this_one)
 {
+	int			slot;
+
+	do
+		slot = find_idle_slot(pool, not_this_one, is_better_idle);
+	while (slot != PW_NONE && !claim_slot(slot));
+	return slot;
+}
+
+static int
+find_idle_slot(PwPool *pool, int not_this_one, PwIdleOrder better)
+{
 	int			index = pool->shared - PwPools;
+	int			best = PW_NONE;
 
-	for (;;)
+	for (int i = 0; i < PwControl->max_slots; i++)
 	{
-		int			best = PW_NONE;
-
-		for (int i = 0; i < PwControl->max_slots; i++)
-		{
-			if (PwSlots[i].pool != index || i == not_this_one ||
-				pg_atomic_read_u32(&PwSlots[i].activity) != PW_SLOT_IDLE)
-				continue;
-			if (best == PW_NONE ||
-				(PwSlots[i].client == PW_NONE && PwSlots[best].client != PW_NONE) ||
-				((PwSlots[i].client == PW_NONE) == (PwSlots[best].client == PW_NONE) &&
-				 PwSlots[i].state_since < PwSlots[best].state_since))
-				best = i;
-		}
-		if (best == PW_NONE || claim_slot(best))
-			return best;
+		if (PwSlots[i].pool != index || i == not_this_one ||
+			PwSlots[i].worker_generation != PwControl->worker_generation ||
+			pg_atomic_read_u32(&PwSlots[i].activity) != PW_SLOT_IDLE)
+			continue;
+		if (best == PW_NONE || better(&PwSlots[i], &PwSlots[best]))
+			best = i;
 	}
+	return best;
+}
+
+/*
+ * Which of two idle slots is to be used first?  One whose sticky client is
+ * gone, for nobody loses a slot then; of two such, the one that has worked
+ * last, whose caches are warm.  If both have a client, the one whose client
+ * has been silent for longer.
+ */
+static bool
+is_better_idle(const PwShmSlot *slot, const PwShmSlot *other)
+{
+	if ((slot->client == PW_NONE) != (other->client == PW_NONE))
+		return slot->client == PW_NONE;
+	if (slot->client == PW_NONE)
+		return slot->state_since > other->state_since;
+	return is_longer_idle(slot, other);
 }
 
 /*
@@ -552,7 +587,9 @@ static int
 claim_preferred_slot(int slot, int preferred)
 {
 	if (preferred == PW_NONE || preferred == slot ||
-		PwSlots[preferred].pool != PwSlots[slot].pool || !claim_slot(preferred))
+		PwSlots[preferred].pool != PwSlots[slot].pool ||
+		PwSlots[preferred].worker_generation != PwControl->worker_generation ||
+		!claim_slot(preferred))
 		return slot;
 	release_slot(slot);
 	return preferred;
@@ -653,29 +690,43 @@ assign(int slot, int client)
 		release_slot(slot);
 		return;
 	}
-	pw_slot_send_client(slot, client);
 	pw_pool_hand_over(slot, client);
 }
 
 /*
  * Tell a claimed slot what to do next: serve this client, or retire.  If its
  * backend has gone in the meantime, slot_gone() finds the client.
+ *
+ * A slot without a client waits for its connection to us, so the descriptor
+ * wakes it, and one wakeup is enough.
  */
 void
 pw_pool_hand_over(int slot, int client)
 {
 	uint32		claimed = PW_SLOT_CLAIMED;
+	bool		has_client = PwSlots[slot].client != PW_NONE;
 
 	PwSlots[slot].assigned = client;
-	if (pg_atomic_compare_exchange_u32(&PwSlots[slot].activity, &claimed, PW_SLOT_ASSIGNED))
+	if (!pg_atomic_compare_exchange_u32(&PwSlots[slot].activity, &claimed, PW_SLOT_ASSIGNED))
+		return;
+	pg_atomic_write_u32(&PwSlots[slot].contended, 0);
+	if (client == PW_NONE || !pw_slot_send_client(slot, client) || has_client)
 		pw_wake_slot(slot);
 }
 
-/* Claim an idle slot of this pool, for pool_size.c to retire. */
+/* Claim the slot that has been idle longest, for pool_size.c to retire. */
 int
 pw_pool_claim_idle(PwPool *pool)
 {
-	return claim_idle_slot(pool, PW_NONE);
+	int			slot = find_idle_slot(pool, PW_NONE, is_longer_idle);
+
+	return slot != PW_NONE && claim_slot(slot) ? slot : PW_NONE;
+}
+
+static bool
+is_longer_idle(const PwShmSlot *slot, const PwShmSlot *other)
+{
+	return slot->state_since < other->state_since;
 }
 
 void
@@ -737,6 +788,7 @@ has_idle_slot(PwPool *pool)
 
 	for (int i = 0; i < PwControl->max_slots; i++)
 		if (PwSlots[i].pool == index &&
+			PwSlots[i].worker_generation == PwControl->worker_generation &&
 			pg_atomic_read_u32(&PwSlots[i].activity) == PW_SLOT_IDLE)
 			return true;
 	return false;

@@ -46,12 +46,13 @@ static void tick(void *arg);
 static void check_pool(PwPool *pool);
 static bool is_unused(PwPool *pool);
 static void release_claimed_slots(void);
-static void open_slot(PwPool *pool);
+static void open_slot(PwPool *pool, bool cold);
 static void make_room(PwPool *needy);
 static void retire_idle(PwPool *pool);
 static int	count_waiting(PwPool *pool);
 static bool is_waiting(int client);
 static bool has_queue(PwPool *pool);
+static void count_failure(PwPool *pool, const PwSlotFailure *failure);
 static void retry_open(void *arg);
 static void retry_failed(void *arg);
 static void remember_failure(PwPool *pool, const PwSlotFailure *failure);
@@ -59,6 +60,7 @@ static const char *failure_hint(PwPool *pool, const PwSlotFailure *failure);
 static void refuse_waiting(PwPool *pool, const PwSlotFailure *failure);
 static void prewarm_pair(const char *database, const char *role, void *arg);
 static void set_minimum(PwPool *pool);
+static void look_after(PwPool *pool);
 static void serve_wanting_pools(void);
 static void reclaimed(int slot);
 
@@ -90,8 +92,7 @@ pw_pool_size_reload(void)
 		if (!pool->shared->in_use)
 			continue;
 		set_minimum(pool);
-		check_pool(pool);
-		pw_pool_dispatch(pool);
+		look_after(pool);
 	}
 }
 
@@ -140,8 +141,8 @@ tick(void *arg)
 	pw_timer_arm(&tick_timer, TimestampTzPlusMilliseconds(pw_loop_now(), TICK_MS),
 				 tick, tick, NULL);
 	release_claimed_slots();
-	if (pw_slot_reclaim_orphans(reclaimed))
-		serve_wanting_pools();
+	(void) pw_slot_reclaim_orphans(reclaimed);
+	serve_wanting_pools();
 
 	for (int i = 0; i < PwControl->max_pools; i++)
 	{
@@ -203,7 +204,7 @@ check_pool(PwPool *pool)
 	if (shared->slots + shared->opening < pool->min_slots)
 	{
 		if (pool->retry.expires_at == 0)
-			open_slot(pool);
+			open_slot(pool, false);
 	}
 	else if (is_unused(pool) && pw_slot_idle_timeout > 0 &&
 			 TimestampDifferenceExceeds(pool->last_used_at, pw_loop_now(),
@@ -218,7 +219,7 @@ void
 pw_pool_want_slot(PwPool *pool)
 {
 	if (pw_pool_can_grow(pool) && has_queue(pool))
-		open_slot(pool);
+		open_slot(pool, true);
 }
 
 /*
@@ -248,10 +249,11 @@ has_queue(PwPool *pool)
  * some is made.
  */
 static void
-open_slot(PwPool *pool)
+open_slot(PwPool *pool, bool cold)
 {
 	int			total_opening = 0;
 	int			slot;
+	PwSlotFailure failure;
 
 	for (int i = 0; i < PwControl->max_pools; i++)
 		total_opening += PwPools[i].in_use ? PwPools[i].opening : 0;
@@ -269,11 +271,11 @@ open_slot(PwPool *pool)
 		return;
 	}
 	pool->wants_slot = false;
-	if (!pw_slot_open(slot, pool->shared - PwPools, NameStr(pool->shared->database),
-					  NameStr(pool->shared->role), pool->epfd))
-		return;
 	slots_in_use++;
 	pool->shared->opening++;
+	if (!pw_slot_open(slot, pool->shared - PwPools, NameStr(pool->shared->database),
+					  NameStr(pool->shared->role), pool->epfd, cold, &failure))
+		count_failure(pool, &failure);
 }
 
 /*
@@ -382,8 +384,17 @@ pw_pool_open_succeeded(PwPool *pool)
 void
 pw_pool_open_failed(int slot, int index, const PwSlotFailure *failure)
 {
-	PwPool	   *pool = &PwLocalPools[index];
+	count_failure(&PwLocalPools[index], failure);
+	serve_wanting_pools();
+}
 
+/*
+ * A slot that was being opened will not be.  Try again later; when that has
+ * been done often enough, tell those who wait.
+ */
+static void
+count_failure(PwPool *pool, const PwSlotFailure *failure)
+{
 	slots_in_use--;
 	pool->shared->opening--;
 	pool->shared->failed++;
@@ -397,7 +408,6 @@ pw_pool_open_failed(int slot, int index, const PwSlotFailure *failure)
 	pw_timer_arm(&pool->retry,
 				 TimestampTzPlusMilliseconds(pw_loop_now(), retry_delays[pool->failures]),
 				 retry_open, retry_failed, pool);
-	serve_wanting_pools();
 }
 
 /* Timer callback: it is time to try again, if anybody still wants it. */
@@ -406,10 +416,8 @@ retry_open(void *arg)
 {
 	PwPool	   *pool = (PwPool *) arg;
 
-	if (!pool->shared->in_use)
-		return;
-	check_pool(pool);
-	pw_pool_dispatch(pool);
+	if (pool->shared->in_use)
+		look_after(pool);
 }
 
 static void
@@ -484,9 +492,17 @@ void
 pw_pool_slot_gone(PwPool *pool)
 {
 	slots_in_use--;
-	check_pool(pool);
+	look_after(pool);
 	serve_wanting_pools();
-	pw_pool_dispatch(pool);
+}
+
+/* Something has changed for this pool; it may be gone afterwards. */
+static void
+look_after(PwPool *pool)
+{
+	check_pool(pool);
+	if (pool->shared->in_use)
+		pw_pool_dispatch(pool);
 }
 
 /* There may be room for another slot now. */
@@ -500,8 +516,7 @@ serve_wanting_pools(void)
 		if (!pool->shared->in_use || !pool->wants_slot)
 			continue;
 		pool->wants_slot = false;
-		check_pool(pool);
-		pw_pool_dispatch(pool);
+		look_after(pool);
 	}
 }
 

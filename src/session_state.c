@@ -35,15 +35,18 @@
 #include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_depend.h"
+#include "catalog/pg_language.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "commands/discard.h"
+#include "commands/proclang.h"
 #include "commands/sequence.h"
 #include "executor/executor.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
 #include "parser/parsetree.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
@@ -55,6 +58,7 @@
 #include "utils/portal.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "compat.h"
 #include "session_state.h"
@@ -82,6 +86,7 @@ static bool is_listening = false;
 static ProcessUtility_hook_type prev_process_utility = NULL;
 static ExecutorStart_hook_type prev_executor_start = NULL;
 static object_access_hook_type prev_object_access = NULL;
+static GucRealAssignHook prev_assign_seed = NULL;
 
 static void watch_utility(PlannedStmt *pstmt, const char *queryString,
 						  bool readOnlyTree, ProcessUtilityContext context,
@@ -90,11 +95,17 @@ static void watch_utility(PlannedStmt *pstmt, const char *queryString,
 static void watch_executor_start(QueryDesc *queryDesc, int eflags);
 static void watch_object_access(ObjectAccessType access, Oid classId,
 								Oid objectId, int subId, void *arg);
+static void watch_seed(void);
+static void assign_seed(double newval, void *extra);
 static void note_utility(Node *statement);
+static void note_utility_done(Node *statement);
 static bool leaves_nothing(Node *statement);
+static bool assigns_next_value(PlannedStmt *statement);
+static bool find_next_value(Node *node, void *context);
 static void note_copy(CopyStmt *copy);
 static void note_modified_relation(Oid relid, bool inserts);
 static void note_function(Oid function);
+static bool leaves_invisible_state(Oid function);
 static PwPinReason look(void);
 static bool has_settings(void);
 static bool is_session_setting(const struct config_generic *setting);
@@ -179,6 +190,41 @@ pw_session_init(void)
 	ExecutorStart_hook = watch_executor_start;
 	prev_object_access = object_access_hook;
 	object_access_hook = watch_object_access;
+	watch_seed();
+}
+
+/*
+ * Have the setting "seed" tell us of every way in which it is assigned.
+ */
+static void
+watch_seed(void)
+{
+	int			count;
+	struct config_generic **settings = pw_guc_variables(&count);
+
+	for (int i = 0; i < count; i++)
+	{
+		struct config_real *seed = (struct config_real *) settings[i];
+
+		if (strcmp(settings[i]->name, "seed") != 0)
+			continue;
+		prev_assign_seed = seed->assign_hook;
+		seed->assign_hook = assign_seed;
+	}
+}
+
+static void
+assign_seed(double newval, void *extra)
+{
+	seed_set = touched = true;
+	if (prev_assign_seed)
+		prev_assign_seed(newval, extra);
+}
+
+void
+pw_session_touch(void)
+{
+	touched = true;
 }
 
 void
@@ -265,6 +311,7 @@ watch_utility(PlannedStmt *pstmt, const char *queryString,
 	else
 		standard_ProcessUtility(pstmt, queryString, readOnlyTree, context,
 								params, queryEnv, dest, qc);
+	note_utility_done(pstmt->utilityStmt);
 }
 
 static void
@@ -281,9 +328,10 @@ note_utility(Node *statement)
 			break;
 		case T_DiscardStmt:
 			statements_uncertain = listen_uncertain = true;
-			if (((DiscardStmt *) statement)->target == DISCARD_ALL ||
-				((DiscardStmt *) statement)->target == DISCARD_SEQUENCES)
-				sequences_used = false;
+			break;
+		case T_AlterTableStmt:
+			/* a new identity column is filled without a function or a plan */
+			sequences_used = true;
 			break;
 		case T_ListenStmt:
 		case T_UnlistenStmt:
@@ -292,17 +340,22 @@ note_utility(Node *statement)
 		case T_LoadStmt:
 			library_loaded = true;
 			break;
-		case T_VariableSetStmt:
-			if (((VariableSetStmt *) statement)->name != NULL &&
-				pg_strcasecmp(((VariableSetStmt *) statement)->name, "seed") == 0)
-				seed_set = true;
-			break;
 		case T_CopyStmt:
 			note_copy((CopyStmt *) statement);
 			break;
 		default:
 			break;
 	}
+}
+
+/* What only a statement that has succeeded does. */
+static void
+note_utility_done(Node *statement)
+{
+	if (IsA(statement, DiscardStmt) &&
+		(((DiscardStmt *) statement)->target == DISCARD_ALL ||
+		 ((DiscardStmt *) statement)->target == DISCARD_SEQUENCES))
+		sequences_used = false;
 }
 
 /* Statements that are frequent and known to leave nothing in the session. */
@@ -317,7 +370,6 @@ leaves_nothing(Node *statement)
 		case T_FetchStmt:
 		case T_LockStmt:
 		case T_NotifyStmt:
-		case T_ExplainStmt:
 			return true;
 		case T_CopyStmt:
 			return !((CopyStmt *) statement)->is_from;
@@ -342,8 +394,26 @@ watch_executor_start(QueryDesc *queryDesc, int eflags)
 
 	foreach(cell, queryDesc->plannedstmt->resultRelations)
 		note_modified_relation(rt_fetch(lfirst_int(cell), queryDesc->plannedstmt->rtable)->relid,
-							   queryDesc->operation != CMD_UPDATE &&
-							   queryDesc->operation != CMD_DELETE);
+							   queryDesc->operation != CMD_DELETE &&
+							   (queryDesc->operation != CMD_UPDATE ||
+								assigns_next_value(queryDesc->plannedstmt)));
+}
+
+/* Does an UPDATE set an identity column to its default? */
+static bool
+assigns_next_value(PlannedStmt *statement)
+{
+	Plan	   *source = outerPlan(statement->planTree);
+
+	return source != NULL && find_next_value((Node *) source->targetlist, NULL);
+}
+
+static bool
+find_next_value(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	return IsA(node, NextValueExpr) || expression_tree_walker(node, find_next_value, context);
 }
 
 /* COPY FROM does not pass the executor. */
@@ -392,6 +462,8 @@ note_function(Oid function)
 	if (function >= FirstNormalObjectId)
 	{
 		touched = true;
+		if (leaves_invisible_state(function))
+			other_state = true;
 		return;
 	}
 	for (int i = 0; i < lengthof(stateful_functions); i++)
@@ -402,6 +474,29 @@ note_function(Oid function)
 		if (stateful_functions[i].flag != NULL)
 			*stateful_functions[i].flag = true;
 	}
+}
+
+/*
+ * Might this function leave something that we cannot look at?  The languages
+ * that have global variables do, and dblink keeps connections by name.
+ */
+static bool
+leaves_invisible_state(Oid function)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Form_pg_proc proc;
+	bool		result;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	proc = (Form_pg_proc) GETSTRUCT(tuple);
+	if (proc->prolang == ClanguageId)
+		result = strncmp(NameStr(proc->proname), "dblink_connect", strlen("dblink_connect")) == 0;
+	else
+		result = proc->prolang != INTERNALlanguageId && proc->prolang != SQLlanguageId &&
+			proc->prolang != get_language_oid("plpgsql", true);
+	ReleaseSysCache(tuple);
+	return result;
 }
 
 /*
@@ -554,6 +649,8 @@ static bool
 function_returns_rows(Oid function)
 {
 	ExprContext *econtext = CreateStandaloneExprContext();
+	MemoryContext arguments = AllocSetContextCreate(CurrentMemoryContext, "arguments",
+													ALLOCSET_SMALL_SIZES);
 	FuncExpr   *call = makeFuncExpr(function, get_func_rettype(function), NIL,
 									InvalidOid, InvalidOid, COERCE_EXPLICIT_CALL);
 	SetExprState *state;
@@ -569,8 +666,7 @@ function_returns_rows(Oid function)
 		TupleDescInitEntry(desc, 1, "value", rettype, -1, 0);
 	}
 	state = ExecInitTableFunctionResult((Expr *) call, econtext, NULL);
-	rows = ExecMakeTableFunctionResult(state, econtext, econtext->ecxt_per_tuple_memory,
-									   desc, false);
+	rows = ExecMakeTableFunctionResult(state, econtext, arguments, desc, false);
 	found = tuplestore_tuple_count(rows) > 0;
 	tuplestore_end(rows);
 	FreeExprContext(econtext, true);

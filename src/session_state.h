@@ -23,6 +23,9 @@ extern void pw_session_init(void);
 extern void pw_session_parsed(bool named);
 extern void pw_session_closed(void);
 
+/* Something happened that may have left state, in a way not seen from here. */
+extern void pw_session_touch(void);
+
 /*
  * Is there reason to keep the client in this backend?  Costs nothing while
  * nothing has happened since the last call that could change the answer.  Not

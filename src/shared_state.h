@@ -161,6 +161,9 @@ typedef enum PwPinReason
  */
 #define PW_SPARE_CLIENTS 32
 
+/* application_name of a slot while no client is attached */
+#define PW_SLOT_APPLICATION_NAME "pool_worker slot"
+
 #define PW_REMOTE_HOST_LEN 64	/* numeric address or "[local]" */
 #define PW_REMOTE_PORT_LEN 8
 #define PW_POOL_ERROR_LEN 256
@@ -211,6 +214,7 @@ typedef struct PwShmSlot
 	LWLock		lock;			/* see "Locking rules" */
 	int			client;			/* attached client, or PW_NONE; under lock */
 	bool		alive;			/* the backend may be signalled; under lock */
+	bool		cold;			/* a client waited for it to be opened */
 	pg_atomic_uint32 contended; /* waits for the worker's decision, CLAIMED */
 
 	pg_atomic_uint32 activity;	/* PwSlotActivity */
@@ -250,7 +254,7 @@ typedef struct PwShmPool
 								 * lost with their slot */
 	uint64		past_transactions;	/* of slots that are gone */
 	uint64		past_attaches;	/* likewise */
-	uint64		slots_opened;
+	uint64		cold_slots;		/* opened while a client waited for one */
 	TimestampTz last_error_at;	/* 0 if the last slot login succeeded */
 	char		last_error[PW_POOL_ERROR_LEN];	/* under control->lock */
 

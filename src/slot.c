@@ -97,7 +97,8 @@ pw_slot_find_empty(void)
 }
 
 bool
-pw_slot_open(int index, int pool, const char *database, const char *role, int pool_epfd)
+pw_slot_open(int index, int pool, const char *database, const char *role,
+			 int pool_epfd, bool cold, PwSlotFailure *failure)
 {
 	PwSlot	   *slot = &slots[index];
 	PwShmSlot  *shared = &PwSlots[index];
@@ -110,14 +111,16 @@ pw_slot_open(int index, int pool, const char *database, const char *role, int po
 	StaticAssertStmt(lengthof(keywords) == lengthof(values),
 					 "connection keywords and values must pair up");
 
+	memset(failure, 0, sizeof(PwSlotFailure));
+	if (values[0] == NULL)
+	{
+		failure->message = "the server has no Unix socket: set \"unix_socket_directories\"";
+		return false;
+	}
 	/* libpq's socket counts against max_files_per_process like any other */
 	if (!AcquireExternalFD())
 	{
-		ereport(LOG,
-				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
-				 errmsg("could not open pool slot %d", index),
-				 errdetail("There are too many open files on the server."),
-				 errhint("Raise \"max_files_per_process\" or lower \"pool_worker.max_slots\".")));
+		failure->message = "too many open files: raise \"max_files_per_process\" or lower \"pool_worker.max_slots\"";
 		return false;
 	}
 
@@ -126,9 +129,8 @@ pw_slot_open(int index, int pool, const char *database, const char *role, int po
 	if (slot->conn == NULL)
 	{
 		ReleaseExternalFD();
-		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("out of memory")));
+		failure->message = "out of memory";
+		return false;
 	}
 	PQsetErrorVerbosity(slot->conn, PQERRORS_VERBOSE);
 	slot->pool_epfd = pool_epfd;
@@ -143,6 +145,7 @@ pw_slot_open(int index, int pool, const char *database, const char *role, int po
 	shared->client = shared->assigned = PW_NONE;
 	shared->opened_at = shared->state_since = pw_loop_now();
 	shared->pin_reason = PW_PIN_NONE;
+	shared->cold = cold;
 	shared->transactions = shared->attaches = 0;
 	pg_atomic_write_u32(&shared->activity, PW_SLOT_OPENING);
 
@@ -358,17 +361,19 @@ answer_want(int index, const PwHomeMessage *message)
 		elog(ERROR, "could not answer pool slot %d", index);
 }
 
-void
+bool
 pw_slot_send_client(int index, int client)
 {
 	PwHomeMessage message = {.kind = PW_HOME_CLIENT,.client = client,
 	.generation = PW_WORD_GENERATION(pg_atomic_read_u64(&PwClients[client].word))};
 
 	if (slots[index].holds[client / 8] & (1 << (client % 8)))
-		return;
+		return false;
 	if (pw_home_send(PQsocket(slots[index].conn), &message,
-					 PwControl->fd_base + client) == PW_HOME_OK)
-		set_holds(index, client);
+					 PwControl->fd_base + client) != PW_HOME_OK)
+		return false;
+	set_holds(index, client);
+	return true;
 }
 
 static void
@@ -392,11 +397,14 @@ static void
 slot_close(PwSlot *slot)
 {
 	int			index = slot - slots;
+	int			pool;
 
 	pg_atomic_write_u32(&PwSlots[index].activity, PW_SLOT_GONE);
 	pw_watch_remove(&slot->watch);
+	pool = PwSlots[index].pool;
 	events->gone(index);
 	slot_empty(index);
+	events->emptied(pool);
 }
 
 /*
@@ -455,6 +463,7 @@ pw_slot_reclaim_orphans(void (*reclaimed) (int slot))
 	return found;
 }
 
+/* Where the server's own Unix socket is, or NULL if it has none. */
 static const char *
 first_socket_directory(void)
 {
@@ -462,9 +471,6 @@ first_socket_directory(void)
 
 	if (!SplitDirectoriesString(pstrdup(Unix_socket_directories), ',', &directories) ||
 		directories == NIL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the connection pool needs a Unix socket of the server"),
-				 errhint("Set \"unix_socket_directories\".")));
+		return NULL;
 	return (const char *) linitial(directories);
 }

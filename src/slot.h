@@ -13,9 +13,6 @@
 #ifndef PW_SLOT_H
 #define PW_SLOT_H
 
-/* application_name of a slot while no client is attached */
-#define PW_SLOT_APPLICATION_NAME "pool_worker slot"
-
 /* Why a slot could not be opened; strings are valid during the call only. */
 typedef struct PwSlotFailure
 {
@@ -34,10 +31,13 @@ typedef struct PwSlotEvents
 	void		(*open_failed) (int slot, int pool, const PwSlotFailure *failure);
 
 	/*
-	 * The backend is gone.  The slot is GONE and still has its pool; after
-	 * this it will be EMPTY.
+	 * The backend is gone.  The slot is GONE and still has its pool and what
+	 * it has counted; after this it will be EMPTY.
 	 */
 	void		(*gone) (int slot);
+
+	/* A slot of this pool was gone and is EMPTY now. */
+	void		(*emptied) (int pool);
 } PwSlotEvents;
 
 /* Begin.  Slots of an earlier worker are left alone until they are gone. */
@@ -45,20 +45,22 @@ extern void pw_slot_init(const PwSlotEvents *events);
 
 /*
  * Begin to open an EMPTY slot for a pool.  Returns at once; one of the events
- * follows, but not before this has returned.  False if no attempt could be
- * made; the reason is in the log, and the slot is EMPTY.
+ * follows, but not before this has returned.  False, with *failure filled, if
+ * no attempt could be made; the slot is EMPTY then.  "cold" says that a client
+ * waits for it.
  */
 extern bool pw_slot_open(int slot, int pool, const char *database,
-						 const char *role, int pool_epfd);
+						 const char *role, int pool_epfd, bool cold,
+						 PwSlotFailure *failure);
 
 /* Find an EMPTY slot, or PW_NONE. */
 extern int	pw_slot_find_empty(void);
 
 /*
- * Make sure that the slot has the client's descriptor, or will find it when
- * it looks.  If it cannot be sent now the slot will ask for it.
+ * Send the client's descriptor to the slot, unless it has been sent before.
+ * True if it was sent now.  If it cannot be, the slot will ask for it.
  */
-extern void pw_slot_send_client(int slot, int client);
+extern bool pw_slot_send_client(int slot, int client);
 
 /* No slot holds this client's descriptor any more, or will soon not. */
 extern void pw_slot_forget_client(int client);

@@ -27,6 +27,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "session_state.h"
 #include "startup_settings.h"
 
 /* What a setting was before the first client asked for another value. */
@@ -47,6 +48,16 @@ static List *baselines = NIL;
 static char *applied = NULL;
 static size_t applied_len = 0;
 
+/* Set while baselines are being restored, and left so by an error. */
+static bool restoring = false;
+
+/*
+ * DateStyle before the settings of role and database.  A value may have one of
+ * its two parts only, and takes the other from the value before; for a startup
+ * setting that is the server's, whatever the role has.
+ */
+static char *server_datestyle = NULL;
+
 /* PgReloadTime when the baselines were last known to be right */
 static TimestampTz baseline_reload_time = 0;
 
@@ -58,6 +69,13 @@ static struct config_generic *find_setting(const char *name);
 static void restore_baseline(PwBaseline *baseline);
 static void lower_source(struct config_generic *setting, GucSource source,
 						 GucSource reset_source);
+
+void
+pw_startup_settings_note_server(void)
+{
+	server_datestyle = MemoryContextStrdup(TopMemoryContext,
+										   GetConfigOption("datestyle", false, false));
+}
 
 void
 pw_startup_settings_apply(const char *settings, size_t len)
@@ -92,6 +110,12 @@ pw_startup_settings_apply(const char *settings, size_t len)
 
 	applied = copy;
 	applied_len = len;
+}
+
+bool
+pw_startup_settings_are_stuck(void)
+{
+	return restoring;
 }
 
 /*
@@ -142,8 +166,13 @@ apply_one(const char *name, const char *value)
 {
 	PwBaseline *baseline = remember_baseline(name);
 
+	/* a setting that comes into being now stays as long as this backend */
 	if (baseline != NULL)
 		baseline->overridden = true;
+	else
+		pw_session_touch();
+	if (pg_strcasecmp(name, "datestyle") == 0)
+		SetConfigOption(name, server_datestyle, PGC_BACKEND, PGC_S_CLIENT);
 	(void) set_config_option(name, value,
 							 superuser() ? PGC_SU_BACKEND : PGC_BACKEND,
 							 PGC_S_CLIENT, GUC_ACTION_SET, true, 0, false);
@@ -200,13 +229,16 @@ restore_all(void)
 {
 	ListCell   *cell;
 
+	restoring = true;
 	foreach(cell, baselines)
 	{
 		PwBaseline *baseline = (PwBaseline *) lfirst(cell);
 
 		if (baseline->overridden)
 			restore_baseline(baseline);
+		baseline->overridden = false;
 	}
+	restoring = false;
 }
 
 /*
@@ -218,7 +250,6 @@ restore_baseline(PwBaseline *baseline)
 {
 	struct config_generic *setting = find_setting(baseline->name);
 
-	baseline->overridden = false;
 	if (setting == NULL)
 		return;
 	lower_source(setting, PGC_S_DEFAULT, PGC_S_DEFAULT);

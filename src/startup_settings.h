@@ -12,6 +12,12 @@
 #define PW_STARTUP_SETTINGS_H
 
 /*
+ * To be called when the backend has just authenticated, before the settings of
+ * the role and the database come in force.
+ */
+extern void pw_startup_settings_note_server(void);
+
+/*
  * Make the startup settings in force those of this list: pairs of
  * null-terminated name and value, "len" bytes in all.  Costs a comparison if
  * they are already.  Settings of the list before that are not in this one go
@@ -23,6 +29,12 @@
  * called outside of a transaction.
  */
 extern void pw_startup_settings_apply(const char *settings, size_t len);
+
+/*
+ * True after an error if it was not the new list that was bad, but the values
+ * of the last one could not be taken back.  The backend is of no use then.
+ */
+extern bool pw_startup_settings_are_stuck(void);
 
 /*
  * Has the configuration been reloaded behind our back, while settings of a

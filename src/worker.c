@@ -150,12 +150,13 @@ static void
 worker_cleanup(int code, Datum arg)
 {
 	LWLockReleaseAll();
-	pw_listen_close();
-	pw_client_close_all();
 
+	/* first say that we go, then close: see save_client() in handoff.c */
 	LWLockAcquire(&PwControl->lock, LW_EXCLUSIVE);
 	PwControl->worker_pid = 0;
 	LWLockRelease(&PwControl->lock);
+	pw_listen_close();
+	pw_client_close_all();
 	wake_all_slots();
 }
 

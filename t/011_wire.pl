@@ -28,8 +28,8 @@ my $node = PoolWorker->new('main')->setup(
 	SET password_encryption = 'md5';
 	CREATE ROLE md LOGIN PASSWORD 'secret';});
 
-my $ssl = PoolWorker::Wire::SSL_REQUEST;
-my $gss = PoolWorker::Wire::GSS_REQUEST;
+my $ssl     = PoolWorker::Wire::SSL_REQUEST;
+my $gss     = PoolWorker::Wire::GSS_REQUEST;
 my $startup = PoolWorker::Wire::msg_startup(
 	user     => 'alice',
 	database => 'postgres');
@@ -123,10 +123,14 @@ foreach my $host ($node->host, 'localhost')
 	is($wire->val('SELECT 2'), '2', 'and it works');
 	$wire->terminate;
 }
-same_bytes('SSLRequest, and glued to it a startup packet',
-	"$ssl$startup", qr/^N E\(FATAL 08P01 received unencrypted data/);
-same_bytes('GSSENCRequest, and glued to it a startup packet',
-	"$gss$startup", qr/^N E\(FATAL 08P01 received unencrypted data/);
+same_bytes(
+	'SSLRequest, and glued to it a startup packet',
+	"$ssl$startup",
+	qr/^N E\(FATAL 08P01 received unencrypted data/);
+same_bytes(
+	'GSSENCRequest, and glued to it a startup packet',
+	"$gss$startup",
+	qr/^N E\(FATAL 08P01 received unencrypted data/);
 same_bytes('SSLRequest and one byte', "${ssl}x", qr/^N E\(FATAL 08P01/);
 
 foreach my $twice ($ssl, $gss)
@@ -147,8 +151,11 @@ foreach my $twice ($ssl, $gss)
 }
 
 note 'lengths';
-foreach my $length (0 .. 8, 63, 64, 8191, 8192, 9999 .. 10004, 65535, 65536,
-	2**24, 2**31 - 1, 2**31, 2**31 + 8, 2**32 - 4, 2**32 - 1)
+foreach my $length (
+	0 .. 8,    63,            64,    8191,
+	8192,      9999 .. 10004, 65535, 65536,
+	2**24,     2**31 - 1,     2**31, 2**31 + 8,
+	2**32 - 4, 2**32 - 1)
 {
 	my $answer = answer_to('pool', pack('NN', $length, 3 << 16) . 'user');
 	ok(turned_away($answer), "startup packet of length $length: '$answer'");
@@ -209,16 +216,18 @@ $old->send(pack('NN', 8, 2 << 16));
 like($old->read_to_end, qr/^(|E.*unsupported.*protocol.*)$/s, 'protocol 2.0');
 $old->close;
 same_bytes('protocol 4.0', pack('NN', 8, 4 << 16), qr/^E\(FATAL 0A000/);
-same_bytes('protocol 1234.1', pack('NN', 8, (1234 << 16) + 1),
+same_bytes(
+	'protocol 1234.1',
+	pack('NN', 8, (1234 << 16) + 1),
 	qr/^E\(FATAL 0A000/);
 my $hello = pack('H*', '16030100fa010000f60303' . '5a' x 64);
 ok(turned_away(answer_to('pool', $hello)), 'a direct TLS hello');
 ok(turned_away(answer_to('pool', "GET / HTTP/1.1\r\n\r\n")), 'a web browser');
 
 foreach my $case (
-	[ 'minor version 3.1', protocol => (3 << 16) + 1 ],
-	[ 'minor version 3.9999', protocol => (3 << 16) + 9999 ],
-	[ 'a protocol option', '_pq_.sparkle' => 'on' ],
+	[ 'minor version 3.1',    protocol       => (3 << 16) + 1 ],
+	[ 'minor version 3.9999', protocol       => (3 << 16) + 9999 ],
+	[ 'a protocol option',    '_pq_.sparkle' => 'on' ],
 	[ 'both', protocol => (3 << 16) + 2, '_pq_.a' => '1', '_pq_.b' => '2' ])
 {
 	my ($name, %extra) = @$case;
@@ -266,21 +275,44 @@ foreach my $role ('asked', 'md', 'clear')
 }
 
 foreach my $case (
-	[ 'asked', 'no such mechanism', PoolWorker::Wire::msg('p', "SCRAM-SHA-1\0\0\0\0\0") ],
+	[
+		'asked',
+		'no such mechanism',
+		PoolWorker::Wire::msg('p', "SCRAM-SHA-1\0\0\0\0\0")
+	],
 	[ 'asked', 'an empty answer', PoolWorker::Wire::msg('p', '') ],
-	[ 'asked', 'a length that goes beyond the message',
-		PoolWorker::Wire::msg('p', "SCRAM-SHA-256\0" . pack('N', 2**31 - 1) . 'n,,n=,r=x') ],
-	[ 'asked', 'a negative length other than -1',
-		PoolWorker::Wire::msg('p', "SCRAM-SHA-256\0" . pack('N', 2**32 - 2) . 'n,,n=,r=x') ],
-	[ 'asked', 'a message that is no SCRAM',
-		PoolWorker::Wire::msg('p', "SCRAM-SHA-256\0" . pack('N/a*', 'hello')) ],
+	[
+		'asked',
+		'a length that goes beyond the message',
+		PoolWorker::Wire::msg(
+			'p', "SCRAM-SHA-256\0" . pack('N', 2**31 - 1) . 'n,,n=,r=x')
+	],
+	[
+		'asked',
+		'a negative length other than -1',
+		PoolWorker::Wire::msg(
+			'p', "SCRAM-SHA-256\0" . pack('N', 2**32 - 2) . 'n,,n=,r=x')
+	],
+	[
+		'asked',
+		'a message that is no SCRAM',
+		PoolWorker::Wire::msg('p', "SCRAM-SHA-256\0" . pack('N/a*', 'hello'))
+	],
 	[ 'asked', 'a message of length 3', 'p' . pack('N', 3) ],
 	[ 'asked', 'a message of 2 GB',     'p' . pack('N', 2**31 - 1) . 'x' ],
-	[ 'clear', 'a password with a zero byte', PoolWorker::Wire::msg('p', "se\0cret\0") ],
-	[ 'clear', 'an empty password',     PoolWorker::Wire::msg('p', "\0") ],
-	[ 'clear', 'a password that does not end', PoolWorker::Wire::msg('p', 'secret') ],
-	[ 'clear', 'a password of 2 GB',    'p' . pack('N', 2**31 - 1) . 'x' ],
-	[ 'md',    'an empty md5 answer',   PoolWorker::Wire::msg('p', "\0") ])
+	[
+		'clear',
+		'a password with a zero byte',
+		PoolWorker::Wire::msg('p', "se\0cret\0")
+	],
+	[ 'clear', 'an empty password', PoolWorker::Wire::msg('p', "\0") ],
+	[
+		'clear',
+		'a password that does not end',
+		PoolWorker::Wire::msg('p', 'secret')
+	],
+	[ 'clear', 'a password of 2 GB',  'p' . pack('N', 2**31 - 1) . 'x' ],
+	[ 'md',    'an empty md5 answer', PoolWorker::Wire::msg('p', "\0") ])
 {
 	my ($role, $name, $bytes) = @$case;
 	my %seen;
@@ -301,7 +333,8 @@ foreach my $case (
 note 'queries that nobody has asked for yet';
 foreach my $host ($node->host, '127.0.0.1')
 {
-	my $answer = answer_to('pool',
+	my $answer = answer_to(
+		'pool',
 		$startup . PoolWorker::Wire::msg_query('CREATE TABLE sneaked_in ()'),
 		host => $host);
 	unlike($answer, qr/C/, 'a query glued to the startup packet is not run');
@@ -313,7 +346,8 @@ note 'cancel requests';
 {
 	my $client = $node->client(user => 'alice');
 
-	$client->send(PoolWorker::Wire::msg_query('SELECT pg_advisory_xact_lock(1), 5'))
+	$client->send(
+		PoolWorker::Wire::msg_query('SELECT pg_advisory_xact_lock(1), 5'))
 	  if $node->value('SELECT pg_advisory_lock(1)') eq '';
 	$node->soon(q{SELECT count(*) FROM pg_locks WHERE NOT granted},
 		1, 'a query is running');
@@ -329,13 +363,15 @@ note 'cancel requests';
 	my $cancel = PoolWorker::Wire::msg_cancel($client->{pid}, $client->{key});
 	foreach my $length (4 .. 15, 17 .. 20)
 	{
-		my $bytes = pack('N', $length) . substr($cancel . 'xxxx', 4, $length - 4);
+		my $bytes =
+		  pack('N', $length) . substr($cancel . 'xxxx', 4, $length - 4);
 
-		ok(turned_away(answer_to('pool', $bytes)),
+		ok( turned_away(answer_to('pool', $bytes)),
 			"CancelRequest of length $length");
 	}
 	$node->value('SELECT pg_advisory_unlock(1)');
-	is(PoolWorker::Wire::text($client->answer), '|5', 'none of them cancelled it');
+	is(PoolWorker::Wire::text($client->answer),
+		'|5', 'none of them cancelled it');
 	$client->terminate;
 }
 
@@ -344,7 +380,8 @@ note 'connected and silent, connected and gone';
 	my @silent = map { $node->raw('pool') } 1 .. 20;
 	my $client = $node->client(user => 'alice');
 
-	is($client->val('SELECT 6'), '6', 'silent connections are in nobody\'s way');
+	is($client->val('SELECT 6'),
+		'6', 'silent connections are in nobody\'s way');
 	$client->terminate;
 	$_->reset foreach @silent;
 }
@@ -353,7 +390,8 @@ note 'connected and silent, connected and gone';
 is($node->worker_pid, $worker, 'the worker is the same process');
 is_deeply([ $node->slot_pids ], \@slots, 'and so are the slots');
 $node->no_leak($fds, 'after all that');
-my $after = $node->client(user => 'asked', password => 'secret', host => '127.0.0.1');
+my $after =
+  $node->client(user => 'asked', password => 'secret', host => '127.0.0.1');
 is($after->val('SELECT current_user'), 'asked', 'a login works as before');
 $after->terminate;
 $node->not_logged(qr/PANIC|TRAP|signal|sneaked_in/,

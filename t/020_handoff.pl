@@ -37,13 +37,14 @@ note 'forty clients, each with its own questions';
 
 	my $ask = sub {
 		my ($client) = @_;
-		my $n   = $round{$client}++;
-		my $sql = "SELECT '$tag{$client}-$n', pg_backend_pid()";
+		my $n        = $round{$client}++;
+		my $sql      = "SELECT '$tag{$client}-$n', pg_backend_pid()";
 
 		return $n % 2
 		  ? query($sql)
 		  : PoolWorker::Wire::msg_extended(
-			'SELECT $1 || $2, pg_backend_pid()', "$tag{$client}-", $n);
+			'SELECT $1 || $2, pg_backend_pid()',
+			"$tag{$client}-", $n);
 	};
 	my $served = sub {
 		my ($client, $answer) = @_;
@@ -61,9 +62,11 @@ note 'forty clients, each with its own questions';
 	my @stuck = PoolWorker::Wire->pump(\@clients, $served);
 	is(scalar @stuck, 0, 'all are served');
 	is_deeply(\%wrong, {}, 'each gets its own answers');
-	is_deeply(\%pids, { ($node->slot_pids)[0] => 40 * $rounds },
+	is_deeply(
+		\%pids,
+		{ ($node->slot_pids)[0] => 40 * $rounds },
 		'by the one slot');
-	is( $node->value(q{SELECT count(*) FROM pool_clients()}),
+	is($node->value(q{SELECT count(*) FROM pool_clients()}),
 		40, 'pool_clients() has them all');
 	$_->terminate foreach @clients;
 	$node->soon('SELECT count(*) FROM pool_clients()', 0, 'and none later');
@@ -74,20 +77,23 @@ note 'extended protocol';
 	my ($a, $b) = (alice(), alice());
 
 	# as drivers do: parse and describe first, bind and execute later
-	$a->send(packet(
+	$a->send(
+		packet(
 			PoolWorker::Wire::msg_parse('', 'SELECT $1 || \'-a\'', 25),
 			PoolWorker::Wire::msg_describe('S', ''),
 			PoolWorker::Wire::msg_sync()));
 	is($a->answer->{types}, '1tTZ', 'a statement is parsed and described');
 	$b->send(query(q{SELECT 'b'}));
-	$a->send(packet(
+	$a->send(
+		packet(
 			PoolWorker::Wire::msg_bind('', '', 'bound'),
 			PoolWorker::Wire::msg_execute(''),
 			PoolWorker::Wire::msg_sync()));
 	is(text($a->answer), 'bound-a', 'and bound by the next group');
-	is(text($b->answer), 'b', 'while another client waited');
+	is(text($b->answer), 'b',       'while another client waited');
 
-	$a->send(packet(
+	$a->send(
+		packet(
 			PoolWorker::Wire::msg_parse('', 'SELECT generate_series(1, 5)'),
 			PoolWorker::Wire::msg_bind('p', ''),
 			PoolWorker::Wire::msg_execute('p', 2),
@@ -97,51 +103,64 @@ note 'extended protocol';
 			PoolWorker::Wire::msg_sync()));
 	is($a->answer->{types}, '12DDsDDsDC3Z', 'a portal in pieces');
 
-	$a->send(packet(
+	$a->send(
+		packet(
 			PoolWorker::Wire::msg_parse('', 'SELECT 7'),
 			PoolWorker::Wire::msg_bind('', ''),
 			PoolWorker::Wire::msg_execute(''),
 			PoolWorker::Wire::msg_flush()));
-	is(join('', map { $a->read->[0] } 1 .. 4), '12DC', 'Flush, and no Sync yet');
+	is(join('', map { $a->read->[0] } 1 .. 4),
+		'12DC', 'Flush, and no Sync yet');
 	$b->send(query(q{SELECT 'b2'}));
 	$a->send(PoolWorker::Wire::msg_sync());
-	is($a->answer->{types}, 'Z', 'Sync');
-	is(text($b->answer), 'b2', 'and the next client');
+	is($a->answer->{types}, 'Z',  'Sync');
+	is(text($b->answer),    'b2', 'and the next client');
 
-	$a->send(packet(map { PoolWorker::Wire::msg_extended('SELECT $1', "p$_") } 1 .. 50));
+	$a->send(
+		packet(
+			map { PoolWorker::Wire::msg_extended('SELECT $1', "p$_") }
+			  1 .. 50));
 	$b->send(packet(map { query("SELECT 'q$_'") } 1 .. 50));
-	is(join(' ', map { text($a->answer) } 1 .. 50),
-		join(' ', map { "p$_" } 1 .. 50), 'fifty groups in one packet');
-	is(join(' ', map { text($b->answer) } 1 .. 50),
-		join(' ', map { "q$_" } 1 .. 50), 'fifty simple queries in one packet');
+	is( join(' ', map { text($a->answer) } 1 .. 50),
+		join(' ', map { "p$_" } 1 .. 50),
+		'fifty groups in one packet');
+	is( join(' ', map { text($b->answer) } 1 .. 50),
+		join(' ', map { "q$_" } 1 .. 50),
+		'fifty simple queries in one packet');
 
-	$a->send(packet(
+	$a->send(
+		packet(
 			PoolWorker::Wire::msg_extended('SELECT 1/$1::int', 0),
-			PoolWorker::Wire::msg_extended('SELECT $1', 'after')));
+			PoolWorker::Wire::msg_extended('SELECT $1',        'after')));
 	is($a->answer->{error}{C}, '22012', 'an error in a pipeline');
-	is(text($a->answer), 'after', 'ends with its group');
-	my $group = join '', map { PoolWorker::Wire::msg_extended($_) }
-	  'SELECT 1', 'SELECT 1/0', 'SELECT 2';
+	is(text($a->answer),       'after', 'ends with its group');
+	my $group = join '',
+	  map { PoolWorker::Wire::msg_extended($_) } 'SELECT 1', 'SELECT 1/0',
+	  'SELECT 2';
 	$group =~ s/S\x00\x00\x00\x04//g;
 	$a->send($group . PoolWorker::Wire::msg_sync());
 	my $answer = $a->answer;
 	is($answer->{types} =~ s/E.*//r, '12TDC1', 'or skips to the one Sync');
-	is(scalar @{ $answer->{rows} }, 1, 'with what came before it');
+	is(scalar @{ $answer->{rows} },  1,        'with what came before it');
 
-	$a->send(packet(query('BEGIN'), PoolWorker::Wire::msg_sync(),
+	$a->send(
+		packet(
+			query('BEGIN'),    PoolWorker::Wire::msg_sync(),
 			query('SELECT 1'), query('COMMIT')));
 	is(join('', map { $a->answer; $a->{status} } 1 .. 4),
 		'TTTI', 'the state of the transaction is reported as it is');
 	is($a->ask('')->{types}, 'IZ', 'an empty query');
-	is(join(' ', @{ $a->ask('SELECT 1; SELECT 2; SELECT 3')->{tags} }),
-		'SELECT 1 SELECT 1 SELECT 1', 'several statements in one query');
+	is( join(' ', @{ $a->ask('SELECT 1; SELECT 2; SELECT 3')->{tags} }),
+		'SELECT 1 SELECT 1 SELECT 1',
+		'several statements in one query');
 	$_->terminate foreach $a, $b;
 }
 
 note 'COPY, in pieces that have nothing to do with lines';
 {
 	my ($a, $b) = (alice(), alice());
-	my $data = join '', map { "$_\tword " . 'x' x ($_ % 97) . "\n" } 1 .. 20000;
+	my $data = join '',
+	  map { "$_\tword " . 'x' x ($_ % 97) . "\n" } 1 .. 20000;
 	my $rest = $data;
 
 	is($a->ask('COPY copied FROM STDIN')->{types}, 'G', 'COPY FROM STDIN');
@@ -151,8 +170,11 @@ note 'COPY, in pieces that have nothing to do with lines';
 	$a->send(PoolWorker::Wire::msg_copy_done());
 	is_deeply($a->answer->{tags}, ['COPY 20000'], 'copies in');
 	is(text($b->answer), '20000', 'and the next client sees all of it');
-	is(md5_hex($a->ask('COPY (SELECT * FROM copied ORDER BY id) TO STDOUT')->{copied}),
-		md5_hex($data), 'copies out what came in');
+	is( md5_hex(
+			$a->ask('COPY (SELECT * FROM copied ORDER BY id) TO STDOUT')
+			  ->{copied}),
+		md5_hex($data),
+		'copies out what came in');
 	$a->ask('COPY copied FROM STDIN');
 	$a->send(PoolWorker::Wire::msg_copy_data("1\tone\n")
 		  . PoolWorker::Wire::msg_copy_fail('changed my mind'));
@@ -160,7 +182,7 @@ note 'COPY, in pieces that have nothing to do with lines';
 	$a->ask('COPY copied FROM STDIN');
 	$a->send(PoolWorker::Wire::msg_copy_data("not a number\n") x 3
 		  . PoolWorker::Wire::msg_copy_done());
-	is($a->answer->{error}{C}, '22P02', 'bad data');
+	is($a->answer->{error}{C},                 '22P02', 'bad data');
 	is($a->val('SELECT count(*) FROM copied'), '20000', 'are not kept');
 	$_->terminate foreach $a, $b;
 }
@@ -193,10 +215,11 @@ note 'large objects and their descriptors';
 	my $oid = $a->val('SELECT lo_create(0)');
 
 	is($a->val("BEGIN; SELECT lo_open($oid, 393216)"), '0', 'opened');
-	is($a->val(q{SELECT lowrite(0, 'hello')}), '5', 'written in a later query');
+	is($a->val(q{SELECT lowrite(0, 'hello')}),
+		'5', 'written in a later query');
 	$a->val('COMMIT');
-	is($b->sqlstate('SELECT loread(0, 5)'), '42704',
-		'the descriptor is not there for the next');
+	is($b->sqlstate('SELECT loread(0, 5)'),
+		'42704', 'the descriptor is not there for the next');
 	is($b->val("SELECT lo_get($oid)"), '\x68656c6c6f', 'the contents are');
 	$b->val("SELECT lo_unlink($oid)");
 	$_->terminate foreach $a, $b;
@@ -209,10 +232,11 @@ note 'cancel';
 	$a->send(query('SELECT pg_sleep(600)'));
 	$node->soon(
 		q{SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'},
-		1, 'a query is running');
+		1,
+		'a query is running');
 	$a->cancel;
 	is($a->answer->{error}{C}, '57014', 'a cancel reaches it');
-	is($a->val('SELECT 1'), '1', 'and its client lives on');
+	is($a->val('SELECT 1'),    '1',     'and its client lives on');
 
 	# b serves itself on the slot that a has just left
 	$node->value('SELECT pg_advisory_lock(7)');
@@ -247,13 +271,15 @@ $node->set('pool_worker.pool_size' => 2);
 	is($b->val(q{NOTIFY news, 'extra'}), '', 'notified by another client');
 	my $message = $a->read;
 	is($message->[0], 'A', 'an idle listener is told at once');
-	is_deeply([ @{ $a->{notifications}[0] }[ 0, 1 ] ],
-		[ 'news', 'extra' ], 'what was said');
+	is_deeply(
+		[ @{ $a->{notifications}[0] }[ 0, 1 ] ],
+		[ 'news', 'extra' ],
+		'what was said');
 	$a->val('UNLISTEN *');
 	$b->val(q{NOTIFY news, 'more'});
-	is($a->val('SELECT 1'), '1', 'no longer listening');
-	is(scalar @{ $a->{notifications} }, 1, 'and not told');
-	is(scalar @{ $b->{notifications} }, 0, 'nor is anybody else');
+	is($a->val('SELECT 1'),             '1', 'no longer listening');
+	is(scalar @{ $a->{notifications} }, 1,   'and not told');
+	is(scalar @{ $b->{notifications} }, 0,   'nor is anybody else');
 	$_->terminate foreach $a, $b;
 }
 

@@ -36,7 +36,8 @@ sub sent
 	my ($client, $bytes, $fact) = @_;
 
 	$client->send($bytes);
-	$node->until(sub { $node->value($fact) eq 't' }) or die "never true: $fact"
+	$node->until(sub { $node->value($fact) eq 't' })
+	  or die "never true: $fact"
 	  if $fact;
 	return $client;
 }
@@ -49,9 +50,9 @@ sub state_is
 }
 
 my %leave = (
-	'a reset'   => sub { $_[0]->reset; },
-	'a close'   => sub { $_[0]->close; },
-	'Terminate' => sub { $_[0]->terminate; },
+	'a reset'      => sub { $_[0]->reset; },
+	'a close'      => sub { $_[0]->close; },
+	'Terminate'    => sub { $_[0]->terminate; },
 	'half a close' => sub { $_[0]->shut_write; $_[0]->at_end; $_[0]->close; },
 );
 
@@ -63,16 +64,17 @@ sub leaves
 
 	foreach my $how (@{ $case{how} || [ sort keys %leave ] })
 	{
-		my $slot  = ($node->slot_pids('postgres', 'alice'))[0] // 'none';
-		my $label = "$name, $how";
+		my $slot   = ($node->slot_pids('postgres', 'alice'))[0] // 'none';
+		my $label  = "$name, $how";
 		my $client = $case{client}->();
 
 		$leave{$how}->($client);
 		my $next = eval { alice() };
-		is( $next && eval { $next->val('SELECT word FROM t ORDER BY id') },
+		is($next && eval { $next->val('SELECT word FROM t ORDER BY id') },
 			'kept', "$label: the next client is served and sees nothing");
 		$next->terminate if $next;
-		$node->soon('SELECT count(*) FROM pool_clients()', 0, "$label: nobody is left");
+		$node->soon('SELECT count(*) FROM pool_clients()',
+			0, "$label: nobody is left");
 		$node->soon(
 			q{SELECT count(*) FROM pg_locks l JOIN pg_stat_activity USING (pid)
 				WHERE usename = 'alice' AND l.locktype <> 'virtualxid'},
@@ -81,23 +83,29 @@ sub leaves
 			q{SELECT count(*) FROM pg_stat_activity WHERE usename = 'alice'
 				AND state <> 'idle'}, 0, "$label: no transaction");
 		my $now = ($node->slot_pids('postgres', 'alice'))[0] // 'none';
-		is($now, $slot, "$label: the slot is the same process") if $case{same};
+		is($now, $slot, "$label: the slot is the same process")
+		  if $case{same};
 		note("$label: the slot was " . ($now eq $slot ? 'kept' : 'replaced'));
 	}
 	return;
 }
 
 note 'before there is a session';
-leaves('before the startup packet',
-	same => 1, client => sub { $node->raw('pool') });
-leaves('in the startup packet',
+leaves(
+	'before the startup packet',
+	same   => 1,
+	client => sub { $node->raw('pool') });
+leaves(
+	'in the startup packet',
 	same   => 1,
 	client => sub {
 		my $wire = $node->raw('pool');
-		$wire->send(substr PoolWorker::Wire::msg_startup(user => 'alice'), 0, 11);
+		$wire->send(substr PoolWorker::Wire::msg_startup(user => 'alice'),
+			0, 11);
 		return $wire;
 	});
-leaves('right behind the startup packet',
+leaves(
+	'right behind the startup packet',
 	same   => 1,
 	client => sub {
 		my $wire = $node->raw('pool');
@@ -107,20 +115,27 @@ leaves('right behind the startup packet',
 
 note 'between transactions';
 leaves('after the login', same => 1, client => \&alice);
-leaves('after a query',
+leaves(
+	'after a query',
 	same   => 1,
-	client => sub { my $client = alice(); $client->val('SELECT 1'); $client });
-leaves('after an error',
+	client => sub { my $client = alice(); $client->val('SELECT 1'); $client }
+);
+leaves(
+	'after an error',
 	same   => 1,
-	client => sub { my $client = alice(); $client->ask('SELECT 1/0'); $client });
+	client =>
+	  sub { my $client = alice(); $client->ask('SELECT 1/0'); $client });
 
 note 'in a transaction';
-my $open = q{BEGIN; LOCK TABLE t IN SHARE MODE; INSERT INTO t VALUES (0, 'lost');
+my $open =
+  q{BEGIN; LOCK TABLE t IN SHARE MODE; INSERT INTO t VALUES (0, 'lost');
 	SELECT pg_advisory_xact_lock(5)};
-leaves('idle in transaction',
+leaves(
+	'idle in transaction',
 	same   => 1,
 	client => sub { my $client = alice(); $client->val($open); $client });
-leaves('in a failed transaction',
+leaves(
+	'in a failed transaction',
 	same   => 1,
 	client => sub {
 		my $client = alice();
@@ -128,14 +143,17 @@ leaves('in a failed transaction',
 		$client->ask('SELECT 1/0');
 		return $client;
 	});
-leaves('with an open cursor and a savepoint',
+leaves(
+	'with an open cursor and a savepoint',
 	same   => 1,
 	client => sub {
 		my $client = alice();
-		$client->val("$open; DECLARE c CURSOR FOR TABLE t; FETCH c; SAVEPOINT s");
+		$client->val(
+			"$open; DECLARE c CURSOR FOR TABLE t; FETCH c; SAVEPOINT s");
 		return $client;
 	});
-leaves('after Parse and Flush, with no Sync',
+leaves(
+	'after Parse and Flush, with no Sync',
 	client => sub {
 		my $client = alice();
 		$client->send(PoolWorker::Wire::msg_parse('', 'SELECT 1')
@@ -143,7 +161,8 @@ leaves('after Parse and Flush, with no Sync',
 		$client->read;
 		return $client;
 	});
-leaves('after Parse and Sync, with nothing bound',
+leaves(
+	'after Parse and Sync, with nothing bound',
 	same   => 1,
 	client => sub {
 		my $client = alice();
@@ -152,7 +171,8 @@ leaves('after Parse and Sync, with nothing bound',
 		$client->answer;
 		return $client;
 	});
-leaves('with a portal half read',
+leaves(
+	'with a portal half read',
 	client => sub {
 		my $client = alice();
 		$client->val($open);
@@ -166,7 +186,8 @@ leaves('with a portal half read',
 	});
 
 note 'with the end in the same packet';
-leaves('query and Terminate in one packet',
+leaves(
+	'query and Terminate in one packet',
 	same   => 1,
 	how    => [ 'a close', 'a reset' ],
 	client => sub {
@@ -174,7 +195,8 @@ leaves('query and Terminate in one packet',
 		$client->send(query('SELECT 1') . PoolWorker::Wire::msg_terminate());
 		return $client;
 	});
-leaves('BEGIN, a row and Terminate in one packet',
+leaves(
+	'BEGIN, a row and Terminate in one packet',
 	same   => 1,
 	how    => ['a close'],
 	client => sub {
@@ -185,14 +207,16 @@ leaves('BEGIN, a row and Terminate in one packet',
 	});
 
 note 'in the middle of something';
-leaves('in half a message',
+leaves(
+	'in half a message',
 	how    => [ 'a close', 'a reset' ],
 	client => sub {
 		my $client = alice();
 		$client->send(substr query("SELECT 'half'"), 0, 9);
 		return $client;
 	});
-leaves('in half a message of a transaction',
+leaves(
+	'in half a message of a transaction',
 	how    => [ 'a close', 'a reset' ],
 	client => sub {
 		my $client = alice();
@@ -200,14 +224,16 @@ leaves('in half a message of a transaction',
 		$client->send(substr query("SELECT 'half'"), 0, 3);
 		return $client;
 	});
-leaves('with a message of an impossible length',
+leaves(
+	'with a message of an impossible length',
 	how    => ['a close'],
 	client => sub {
 		my $client = alice();
 		$client->send('Q' . pack('N', 2**31 - 1));
 		return $client;
 	});
-leaves('with a message that is none',
+leaves(
+	'with a message that is none',
 	how    => ['a close'],
 	client => sub {
 		my $client = alice();
@@ -232,42 +258,56 @@ foreach my $how ('a reset', 'a close')
 		$leave->(@_);
 		$node->value('SELECT pg_advisory_unlock(9)');
 	};
-	leaves('in a query', how => [$how],
+	leaves(
+		'in a query',
+		how    => [$how],
 		client => sub { waits_for_lock('SELECT pg_advisory_xact_lock(9)') });
-	leaves('in a query of a transaction', how => [$how],
+	leaves(
+		'in a query of a transaction',
+		how    => [$how],
 		client => sub {
 			waits_for_lock("$open; SELECT pg_advisory_xact_lock(9)");
 		});
 }
-leaves('in a large result',
+leaves(
+	'in a large result',
 	how    => [ 'a reset', 'a close' ],
 	client => sub {
 		my $client = alice();
-		$client->send(query(q{SELECT repeat('x', 1000) FROM generate_series(1, 50000)}));
+		$client->send(
+			query(q{SELECT repeat('x', 1000) FROM generate_series(1, 50000)})
+		);
 		$client->read foreach 1 .. 100;
 		return sent($client, '', state_is(q{wait_event = 'ClientWrite'}));
 	});
-leaves('in COPY TO',
+leaves(
+	'in COPY TO',
 	how    => [ 'a reset', 'a close' ],
 	client => sub {
 		my $client = alice();
-		$client->send(query(
-				q{COPY (SELECT repeat('x', 1000) FROM generate_series(1, 50000)) TO STDOUT}));
+		$client->send(
+			query(
+				q{COPY (SELECT repeat('x', 1000) FROM generate_series(1, 50000)) TO STDOUT}
+			));
 		return sent($client, '', state_is(q{wait_event = 'ClientWrite'}));
 	});
-leaves('in COPY FROM',
+leaves(
+	'in COPY FROM',
 	client => sub {
 		my $client = alice();
 		$client->ask('COPY t FROM STDIN');
 		$client->send(PoolWorker::Wire::msg_copy_data("7\tlost\n"));
-		return sent($client, '', state_is(q{wait_event = 'ClientRead' AND state = 'active'}));
+		return sent($client, '',
+			state_is(q{wait_event = 'ClientRead' AND state = 'active'}));
 	});
-leaves('in half a CopyData',
+leaves(
+	'in half a CopyData',
 	how    => [ 'a reset', 'a close' ],
 	client => sub {
 		my $client = alice();
 		$client->ask('COPY t FROM STDIN');
-		$client->send(substr PoolWorker::Wire::msg_copy_data("7\tlost\n"), 0, 6);
+		$client->send(substr PoolWorker::Wire::msg_copy_data("7\tlost\n"),
+			0, 6);
 		return $client;
 	});
 
@@ -277,12 +317,18 @@ note 'who leaves while another is served, and while others wait';
 
 	$a->val('BEGIN');
 	$_->send(query('SELECT 1')) foreach @others;
-	$node->until(sub { $node->value(
-			q{SELECT waiting > 0 FROM pool_status() WHERE role = 'alice'}) eq 't' });
+	$node->until(
+		sub {
+			$node->value(
+				q{SELECT waiting > 0 FROM pool_status() WHERE role = 'alice'})
+			  eq 't';
+		});
 	$others[$_]->reset foreach 0 .. 2;
-	is($a->val('SELECT 2'), '2', 'clients that leave the queue are not missed');
+	is($a->val('SELECT 2'), '2',
+		'clients that leave the queue are not missed');
 	$a->val('COMMIT');
-	is(PoolWorker::Wire::text($others[$_]->answer), '1', 'the others are served')
+	is(PoolWorker::Wire::text($others[$_]->answer),
+		'1', 'the others are served')
 	  foreach 3, 4;
 	$_->terminate foreach $a, @others[ 3, 4 ];
 }
@@ -307,7 +353,8 @@ is($next->val('SELECT word FROM t'), 'kept', 'and clients are served');
 
 # a slot drops the descriptors of those who left as it goes along
 my ($slot) = $node->slot_pids('postgres', 'alice');
-ok($node->until(sub { $next->val('SELECT 1') && $node->fd_count($slot) < 60 }),
+ok( $node->until(
+		sub { $next->val('SELECT 1') && $node->fd_count($slot) < 60 }),
 	'the slot has not kept their descriptors: ' . $node->fd_count($slot));
 $next->terminate;
 

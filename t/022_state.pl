@@ -34,7 +34,8 @@ max_prepared_transactions = 2
 	CREATE FUNCTION sets_in_trigger() RETURNS trigger LANGUAGE plpgsql AS
 		$$BEGIN PERFORM set_config('work_mem', '78kB', false); RETURN NULL; END$$;
 	CREATE TRIGGER sets BEFORE DELETE ON numbered EXECUTE FUNCTION sets_in_trigger();
-	CREATE FUNCTION restores() RETURNS void LANGUAGE sql SET work_mem = '79kB' AS 'SELECT';});
+	CREATE FUNCTION restores() RETURNS void LANGUAGE sql SET work_mem = '79kB' AS 'SELECT';}
+);
 
 # What a session can find out about its own state: one fact per line.
 my @questions = (
@@ -47,8 +48,7 @@ my @questions = (
 	q{SELECT 'temporary', relname FROM pg_class WHERE relnamespace = pg_my_temp_schema()},
 	q{SELECT 'temporary', proname FROM pg_proc WHERE pronamespace = pg_my_temp_schema()},
 	q{SELECT 'placeholder', current_setting('my.own', true) IS NULL,
-		current_setting('auto_explain.log_min_duration', true) IS NULL},
-);
+		current_setting('auto_explain.log_min_duration', true) IS NULL},);
 
 sub found_by
 {
@@ -61,8 +61,12 @@ sub found_by
 	{
 		$found{$_} = 1 foreach split /\n/, $client->val($question);
 	}
-	foreach my $sql ('SELECT lastval()', q{SELECT currval('seq')}, 'EXECUTE s',
-		'FETCH c', 'TABLE pg_temp.temporary')
+	foreach my $sql (
+		'SELECT lastval()',
+		q{SELECT currval('seq')},
+		'EXECUTE s',
+		'FETCH c',
+		'TABLE pg_temp.temporary')
 	{
 		$found{ "$sql: " . $client->sqlstate($sql) } = 1;
 	}
@@ -76,16 +80,19 @@ sub clean
 	my ($name, $user) = @_;
 	my $direct   = $node->direct(user => $user, application_name => 'probe');
 	my $expected = found_by($direct);
-	my $client   = eval { $node->client(user => $user, application_name => 'probe') };
+	my $client =
+	  eval { $node->client(user => $user, application_name => 'probe') };
 
 	$direct->terminate;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	return fail("$name: the next client is not served: $@") unless $client;
-	my $found = eval { found_by($client) } || {};
-	my @differs = ((map { "+ $_" } grep { !$expected->{$_} } sort keys %$found),
+	my $found   = eval { found_by($client) } || {};
+	my @differs = (
+		(map { "+ $_" } grep { !$expected->{$_} } sort keys %$found),
 		(map { "- $_" } grep { !$found->{$_} } sort keys %$expected));
 	$client->terminate;
-	return is(join("\n", @differs), '', "$name: the next client sees nothing of it");
+	return is(join("\n", @differs),
+		'', "$name: the next client sees nothing of it");
 }
 
 sub pin_reason
@@ -111,92 +118,254 @@ sub connected
 # Without "off" only leaving ends it.  "retired" says that the slot may not
 # serve anybody else.
 my @states = (
-	{ name => 'SET', reason => 'settings',
-		on => q{SET work_mem = '71kB'}, off => 'RESET work_mem' },
-	{ name => 'SET, back to what it was', reason => 'settings',
-		on => q{SET work_mem = '71kB'}, off => 'SET work_mem TO DEFAULT' },
-	{ name => 'SET of a reported setting', reason => 'settings',
-		on => q{SET DateStyle = 'German'; SET TIME ZONE 'Asia/Tokyo'},
-		off => 'RESET DateStyle; RESET TIME ZONE' },
-	{ name => 'SET NAMES', reason => 'settings',
-		on => q{SET NAMES 'LATIN1'}, off => 'RESET client_encoding' },
-	{ name => 'SET in a transaction', reason => 'settings',
-		on => q{BEGIN; SET search_path = 'nowhere'; COMMIT}, off => 'RESET ALL' },
-	{ name => 'SET SESSION CHARACTERISTICS', reason => 'settings',
-		on => 'SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY',
-		off => 'RESET default_transaction_read_only' },
-	{ name => 'set_config()', reason => 'settings',
-		on => q{SELECT set_config('work_mem', '72kB', false)}, off => 'RESET work_mem' },
-	{ name => 'set_config() with a parameter', reason => 'settings',
-		on => sub { $_[0]->ask_extended(q{SELECT set_config('work_mem', $1, false)}, '73kB') },
-		off => 'DISCARD ALL' },
-	{ name => 'set_config() in a function', reason => 'settings',
-		on => 'SELECT sets()', off => 'RESET work_mem' },
-	{ name => 'set_config() in a trigger', reason => 'settings',
-		on => 'DELETE FROM numbered', off => 'RESET work_mem' },
-	{ name => 'SET in DO', reason => 'settings',
-		on => q{DO $$BEGIN SET work_mem = '74kB'; END$$}, off => 'RESET work_mem' },
-	{ name => 'a placeholder', reason => 'settings', retired => 1,
-		on => q{SET my.own = 'secret'} },
-	{ name => 'SET ROLE', reason => 'settings',
-		on => 'SET ROLE other', off => 'RESET ROLE' },
-	{ name => 'SET ROLE, then DISCARD', reason => 'settings',
-		on => 'SET ROLE other', off => 'DISCARD ALL' },
-	{ name => 'SET SESSION AUTHORIZATION', reason => 'settings', user => 'boss',
-		on => 'SET SESSION AUTHORIZATION other', off => 'RESET SESSION AUTHORIZATION' },
-	{ name => 'PREPARE', reason => 'prepared statements',
-		on => 'PREPARE s AS SELECT 1', off => 'DEALLOCATE s' },
-	{ name => 'PREPARE and DISCARD', reason => 'prepared statements',
-		on => 'PREPARE s AS SELECT 1', off => 'DISCARD ALL' },
-	{ name => 'a named Parse', reason => 'prepared statements',
-		on => sub { $_[0]->send(PoolWorker::Wire::msg_parse('s', 'SELECT 1')
-				  . PoolWorker::Wire::msg_sync()); $_[0]->answer },
-		off => sub { $_[0]->send(PoolWorker::Wire::msg_close('S', 's')
-				  . PoolWorker::Wire::msg_sync()); $_[0]->answer } },
-	{ name => 'PREPARE in a transaction that fails', reason => 'prepared statements',
-		on => sub { $_[0]->ask('BEGIN; PREPARE s AS SELECT 1; SELECT 1/0');
-			$_[0]->ask('ROLLBACK') },
-		off => 'DEALLOCATE ALL' },
-	{ name => 'a temporary table', reason => 'temporary objects',
-		on => 'CREATE TEMPORARY TABLE temporary (a int)', off => 'DROP TABLE temporary' },
-	{ name => 'a temporary table and DISCARD', reason => 'temporary objects',
-		on => 'CREATE TEMPORARY TABLE temporary AS SELECT 1', off => 'DISCARD TEMP' },
-	{ name => 'a temporary view', reason => 'temporary objects',
-		on => 'CREATE TEMPORARY VIEW temporary AS SELECT 1', off => 'DROP VIEW temporary' },
-	{ name => 'a temporary function', reason => 'temporary objects',
-		on => q{CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql AS 'SELECT 1'},
-		off => 'DROP FUNCTION pg_temp.f()' },
-	{ name => 'an advisory lock', reason => 'session locks',
-		on => 'SELECT pg_advisory_lock(1)', off => 'SELECT pg_advisory_unlock(1)' },
-	{ name => 'a shared advisory lock', reason => 'session locks',
-		on => 'SELECT pg_advisory_lock_shared(1)', off => 'SELECT pg_advisory_unlock_all()' },
-	{ name => 'an advisory lock, tried', reason => 'session locks',
-		on => 'SELECT pg_try_advisory_lock(2, 2)', off => 'SELECT pg_advisory_unlock(2, 2)' },
-	{ name => 'an advisory lock in a function', reason => 'session locks',
-		on => 'SELECT locks()', off => 'DISCARD ALL' },
-	{ name => 'an advisory lock in a transaction that fails', reason => 'session locks',
-		on => sub { $_[0]->ask('BEGIN; SELECT pg_advisory_lock(1)'); $_[0]->ask('ROLLBACK') },
-		off => 'SELECT pg_advisory_unlock(1)' },
-	{ name => 'a holdable cursor', reason => 'holdable cursors',
-		on => 'DECLARE c CURSOR WITH HOLD FOR SELECT generate_series(1, 9)', off => 'CLOSE c' },
-	{ name => 'LISTEN', reason => 'listen', on => 'LISTEN news', off => 'UNLISTEN news' },
-	{ name => 'LISTEN in a transaction', reason => 'listen',
-		on => 'BEGIN; LISTEN a; LISTEN b; COMMIT', off => 'UNLISTEN *' },
-	{ name => 'nextval()', reason => 'sequence values',
-		on => q{SELECT nextval('seq')}, off => 'DISCARD SEQUENCES' },
-	{ name => 'a serial column', reason => 'sequence values',
-		on => q{INSERT INTO numbered (word) VALUES ('x')}, off => 'DISCARD ALL' },
-	{ name => 'setval()', reason => 'sequence values',
-		on => q{SELECT setval('seq', 100)}, off => 'DISCARD SEQUENCES' },
-	{ name => 'LOAD', reason => 'loaded libraries', user => 'boss', retired => 1,
-		on => q{LOAD 'auto_explain'} },
-	{ name => 'setseed()', reason => 'random seed', retired => 1,
-		on => 'SELECT setseed(0.5)' },
-	{ name => 'SET seed', reason => 'random seed', retired => 1,
-		on => 'SET seed = 0.25' },
-	{ name => 'setseed() in DO', reason => 'random seed', retired => 1,
-		on => 'DO $$BEGIN PERFORM setseed(0.5); END$$' },
-);
+	{
+		name   => 'SET',
+		reason => 'settings',
+		on     => q{SET work_mem = '71kB'},
+		off    => 'RESET work_mem'
+	},
+	{
+		name   => 'SET, back to what it was',
+		reason => 'settings',
+		on     => q{SET work_mem = '71kB'},
+		off    => 'SET work_mem TO DEFAULT'
+	},
+	{
+		name   => 'SET of a reported setting',
+		reason => 'settings',
+		on     => q{SET DateStyle = 'German'; SET TIME ZONE 'Asia/Tokyo'},
+		off    => 'RESET DateStyle; RESET TIME ZONE'
+	},
+	{
+		name   => 'SET NAMES',
+		reason => 'settings',
+		on     => q{SET NAMES 'LATIN1'},
+		off    => 'RESET client_encoding'
+	},
+	{
+		name   => 'SET in a transaction',
+		reason => 'settings',
+		on     => q{BEGIN; SET search_path = 'nowhere'; COMMIT},
+		off    => 'RESET ALL'
+	},
+	{
+		name   => 'SET SESSION CHARACTERISTICS',
+		reason => 'settings',
+		on     => 'SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY',
+		off    => 'RESET default_transaction_read_only'
+	},
+	{
+		name   => 'set_config()',
+		reason => 'settings',
+		on     => q{SELECT set_config('work_mem', '72kB', false)},
+		off    => 'RESET work_mem'
+	},
+	{
+		name   => 'set_config() with a parameter',
+		reason => 'settings',
+		on     => sub {
+			$_[0]->ask_extended(q{SELECT set_config('work_mem', $1, false)},
+				'73kB');
+		},
+		off => 'DISCARD ALL'
+	},
+	{
+		name   => 'set_config() in a function',
+		reason => 'settings',
+		on     => 'SELECT sets()',
+		off    => 'RESET work_mem'
+	},
+	{
+		name   => 'set_config() in a trigger',
+		reason => 'settings',
+		on     => 'DELETE FROM numbered',
+		off    => 'RESET work_mem'
+	},
+	{
+		name   => 'SET in DO',
+		reason => 'settings',
+		on     => q{DO $$BEGIN SET work_mem = '74kB'; END$$},
+		off    => 'RESET work_mem'
+	},
+	{
+		name    => 'a placeholder',
+		reason  => 'settings',
+		retired => 1,
+		on      => q{SET my.own = 'secret'}
+	},
+	{
+		name   => 'SET ROLE',
+		reason => 'settings',
+		on     => 'SET ROLE other',
+		off    => 'RESET ROLE'
+	},
+	{
+		name   => 'SET ROLE, then DISCARD',
+		reason => 'settings',
+		on     => 'SET ROLE other',
+		off    => 'DISCARD ALL'
+	},
+	{
+		name   => 'SET SESSION AUTHORIZATION',
+		reason => 'settings',
+		user   => 'boss',
+		on     => 'SET SESSION AUTHORIZATION other',
+		off    => 'RESET SESSION AUTHORIZATION'
+	},
+	{
+		name   => 'PREPARE',
+		reason => 'prepared statements',
+		on     => 'PREPARE s AS SELECT 1',
+		off    => 'DEALLOCATE s'
+	},
+	{
+		name   => 'PREPARE and DISCARD',
+		reason => 'prepared statements',
+		on     => 'PREPARE s AS SELECT 1',
+		off    => 'DISCARD ALL'
+	},
+	{
+		name   => 'a named Parse',
+		reason => 'prepared statements',
+		on     => sub {
+			$_[0]->send(PoolWorker::Wire::msg_parse('s', 'SELECT 1')
+				  . PoolWorker::Wire::msg_sync());
+			$_[0]->answer;
+		},
+		off => sub {
+			$_[0]->send(PoolWorker::Wire::msg_close('S', 's')
+				  . PoolWorker::Wire::msg_sync());
+			$_[0]->answer;
+		}
+	},
+	{
+		name   => 'PREPARE in a transaction that fails',
+		reason => 'prepared statements',
+		on     => sub {
+			$_[0]->ask('BEGIN; PREPARE s AS SELECT 1; SELECT 1/0');
+			$_[0]->ask('ROLLBACK');
+		},
+		off => 'DEALLOCATE ALL'
+	},
+	{
+		name   => 'a temporary table',
+		reason => 'temporary objects',
+		on     => 'CREATE TEMPORARY TABLE temporary (a int)',
+		off    => 'DROP TABLE temporary'
+	},
+	{
+		name   => 'a temporary table and DISCARD',
+		reason => 'temporary objects',
+		on     => 'CREATE TEMPORARY TABLE temporary AS SELECT 1',
+		off    => 'DISCARD TEMP'
+	},
+	{
+		name   => 'a temporary view',
+		reason => 'temporary objects',
+		on     => 'CREATE TEMPORARY VIEW temporary AS SELECT 1',
+		off    => 'DROP VIEW temporary'
+	},
+	{
+		name   => 'a temporary function',
+		reason => 'temporary objects',
+		on     =>
+		  q{CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql AS 'SELECT 1'},
+		off => 'DROP FUNCTION pg_temp.f()'
+	},
+	{
+		name   => 'an advisory lock',
+		reason => 'session locks',
+		on     => 'SELECT pg_advisory_lock(1)',
+		off    => 'SELECT pg_advisory_unlock(1)'
+	},
+	{
+		name   => 'a shared advisory lock',
+		reason => 'session locks',
+		on     => 'SELECT pg_advisory_lock_shared(1)',
+		off    => 'SELECT pg_advisory_unlock_all()'
+	},
+	{
+		name   => 'an advisory lock, tried',
+		reason => 'session locks',
+		on     => 'SELECT pg_try_advisory_lock(2, 2)',
+		off    => 'SELECT pg_advisory_unlock(2, 2)'
+	},
+	{
+		name   => 'an advisory lock in a function',
+		reason => 'session locks',
+		on     => 'SELECT locks()',
+		off    => 'DISCARD ALL'
+	},
+	{
+		name   => 'an advisory lock in a transaction that fails',
+		reason => 'session locks',
+		on     => sub {
+			$_[0]->ask('BEGIN; SELECT pg_advisory_lock(1)');
+			$_[0]->ask('ROLLBACK');
+		},
+		off => 'SELECT pg_advisory_unlock(1)'
+	},
+	{
+		name   => 'a holdable cursor',
+		reason => 'holdable cursors',
+		on  => 'DECLARE c CURSOR WITH HOLD FOR SELECT generate_series(1, 9)',
+		off => 'CLOSE c'
+	},
+	{
+		name   => 'LISTEN',
+		reason => 'listen',
+		on     => 'LISTEN news',
+		off    => 'UNLISTEN news'
+	},
+	{
+		name   => 'LISTEN in a transaction',
+		reason => 'listen',
+		on     => 'BEGIN; LISTEN a; LISTEN b; COMMIT',
+		off    => 'UNLISTEN *'
+	},
+	{
+		name   => 'nextval()',
+		reason => 'sequence values',
+		on     => q{SELECT nextval('seq')},
+		off    => 'DISCARD SEQUENCES'
+	},
+	{
+		name   => 'a serial column',
+		reason => 'sequence values',
+		on     => q{INSERT INTO numbered (word) VALUES ('x')},
+		off    => 'DISCARD ALL'
+	},
+	{
+		name   => 'setval()',
+		reason => 'sequence values',
+		on     => q{SELECT setval('seq', 100)},
+		off    => 'DISCARD SEQUENCES'
+	},
+	{
+		name    => 'LOAD',
+		reason  => 'loaded libraries',
+		user    => 'boss',
+		retired => 1,
+		on      => q{LOAD 'auto_explain'}
+	},
+	{
+		name    => 'setseed()',
+		reason  => 'random seed',
+		retired => 1,
+		on      => 'SELECT setseed(0.5)'
+	},
+	{
+		name    => 'SET seed',
+		reason  => 'random seed',
+		retired => 1,
+		on      => 'SET seed = 0.25'
+	},
+	{
+		name    => 'setseed() in DO',
+		reason  => 'random seed',
+		retired => 1,
+		on      => 'DO $$BEGIN PERFORM setseed(0.5); END$$'
+	},);
 
 sub act
 {
@@ -205,10 +374,10 @@ sub act
 }
 
 my %leave = (
-	'reset'     => sub { $_[0]->reset; },
-	'terminate' => sub { $_[0]->terminate; },
-	'mid-transaction reset' => sub { $_[0]->ask('BEGIN; SELECT 1'); $_[0]->reset; },
-);
+	'reset'                 => sub { $_[0]->reset; },
+	'terminate'             => sub { $_[0]->terminate; },
+	'mid-transaction reset' =>
+	  sub { $_[0]->ask('BEGIN; SELECT 1'); $_[0]->reset; },);
 my @ways = sort keys %leave;
 
 foreach my $n (0 .. $#states)
@@ -233,7 +402,7 @@ foreach my $n (0 .. $#states)
 	clean("$name, left by $how", $user);
 	my ($now) = $node->slot_pids('postgres', $user);
 	isnt($now, $slot, "$name: the slot is retired") if $state->{retired};
-	is($now, $slot, "$name: the slot is kept") if $state->{off};
+	is($now, $slot, "$name: the slot is kept")      if $state->{off};
 }
 
 note 'what leaves nothing behind does not pin';
@@ -241,7 +410,8 @@ note 'what leaves nothing behind does not pin';
 	my $client = connected('alice');
 
 	foreach my $sql (
-		'SELECT 1', q{SET LOCAL work_mem = '71kB'},
+		'SELECT 1',
+		q{SET LOCAL work_mem = '71kB'},
 		q{BEGIN; SET work_mem = '71kB'; ROLLBACK},
 		q{BEGIN; SET LOCAL work_mem = '71kB'; SET LOCAL ROLE other; COMMIT},
 		q{SELECT set_config('work_mem', '71kB', true)},
@@ -260,7 +430,8 @@ note 'what leaves nothing behind does not pin';
 		is($node->value(pin_reason($client)), '', "not pinned by $sql");
 	}
 	$client->ask_extended('SELECT $1', 1);
-	is($node->value(pin_reason($client)), '', 'not pinned by an unnamed statement');
+	is($node->value(pin_reason($client)),
+		'', 'not pinned by an unnamed statement');
 	$client->terminate;
 	clean('after all these', 'alice');
 }
@@ -271,7 +442,10 @@ note 'an advisory lock counts';
 
 	$client->val('SELECT pg_advisory_lock(1), pg_advisory_lock(1)');
 	$client->val('SELECT pg_advisory_unlock(1)');
-	$node->soon(pin_reason($client), 'session locks', 'unlocked once of twice');
+	$node->soon(
+		pin_reason($client),
+		'session locks',
+		'unlocked once of twice');
 	$client->val('SELECT pg_advisory_unlock(1)');
 	$node->soon(pin_reason($client), '', 'unlocked twice');
 	$client->terminate;
@@ -285,11 +459,15 @@ note 'the one slot is pinned, others wait';
 	$_->send(PoolWorker::Wire::msg_query('SELECT 1')) foreach @waiting;
 	is($holder->val('TABLE temporary'), '42', 'the holder has what it made')
 	  foreach 1 .. 3;
-	$node->soon(q{SELECT state, pin_reason FROM pool_slots() WHERE role = 'alice'},
-		'pinned|temporary objects', 'pool_slots() tells why');
-	is(scalar(grep { $_->wait_readable(0) } @waiting), 0, 'nobody else is served');
+	$node->soon(
+		q{SELECT state, pin_reason FROM pool_slots() WHERE role = 'alice'},
+		'pinned|temporary objects',
+		'pool_slots() tells why');
+	is(scalar(grep { $_->wait_readable(0) } @waiting),
+		0, 'nobody else is served');
 	$holder->val('DROP TABLE temporary');
-	is(PoolWorker::Wire::text($_->answer), '1', 'until it is dropped') foreach @waiting;
+	is(PoolWorker::Wire::text($_->answer), '1', 'until it is dropped')
+	  foreach @waiting;
 	$_->terminate foreach $holder, @waiting;
 }
 
@@ -297,7 +475,8 @@ note 'session mode';
 $node->set('pool_worker.pool_mode' => 'session');
 {
 	my $first = connected('alice');
-	is($first->val(q{SET work_mem = '80kB'; SHOW work_mem}), '80kB', 'a client');
+	is($first->val(q{SET work_mem = '80kB'; SHOW work_mem}),
+		'80kB', 'a client');
 	$node->soon(pin_reason($first), 'session mode', 'is pinned by the mode');
 	my ($slot) = $node->slot_pids('postgres', 'alice');
 	my $second = $node->raw('pool');

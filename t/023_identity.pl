@@ -27,37 +27,60 @@ my $node = PoolWorker->new('main')->setup(
 	GRANT SELECT ON elsewhere.here TO alice;});
 
 # An empty application_name is the same whether it was asked for or not.
-my $settings = q{SELECT string_agg(format('%s=%s', name, setting), ' ' ORDER BY name)
+my $settings =
+  q{SELECT string_agg(format('%s=%s', name, setting), ' ' ORDER BY name)
 	FROM pg_settings WHERE source IN ('client', 'session', 'user', 'database',
 	'database user') AND NOT (name = 'application_name' AND setting = '')};
 
 note 'what a client is told, and has, when it has connected';
 my @hellos = (
-	[ 'nothing special' ],
-	[ 'application_name', application_name => "who's there" ],
+	['nothing special'],
+	[ 'application_name',        application_name => "who's there" ],
 	[ 'a long application_name', application_name => 'x' x 100 ],
-	[ 'an application_name with other bytes', application_name => "caf\xc3\xa9\x01" ],
-	[ 'client_encoding', client_encoding => 'LATIN1' ],
-	[ 'DateStyle',       DateStyle       => 'SQL, DMY' ],
-	[ 'datestyle, in lower case', datestyle => 'German' ],
-	[ 'TimeZone',        TimeZone => 'America/New_York' ],
-	[ 'search_path',     search_path => 'elsewhere, public' ],
-	[ 'extra_float_digits', extra_float_digits => '-2' ],
-	[ 'a custom setting', 'my.own' => 'yes' ],
+	[
+		'an application_name with other bytes',
+		application_name => "caf\xc3\xa9\x01"
+	],
+	[ 'client_encoding',          client_encoding    => 'LATIN1' ],
+	[ 'DateStyle',                DateStyle          => 'SQL, DMY' ],
+	[ 'datestyle, in lower case', datestyle          => 'German' ],
+	[ 'TimeZone',                 TimeZone           => 'America/New_York' ],
+	[ 'search_path',              search_path        => 'elsewhere, public' ],
+	[ 'extra_float_digits',       extra_float_digits => '-2' ],
+	[ 'a custom setting',         'my.own'           => 'yes' ],
 	[ 'options', options => '-c work_mem=123kB -c enable_seqscan=off' ],
-	[ 'options, the long form', options => '--work-mem=124kB --TimeZone=UTC' ],
-	[ 'options with spaces', options => '-c search_path=elsewhere,\\ public' ],
-	[ 'options against pairs',
-		options => '-c TimeZone=Asia/Tokyo -c work_mem=125kB',
-		TimeZone => 'UTC', work_mem => '126kB' ],
-	[ 'IntervalStyle and bytea_output',
-		IntervalStyle => 'iso_8601', bytea_output => 'escape' ],
-	[ 'read only', default_transaction_read_only => 'on' ],
-	[ 'a role with settings', user => 'tuned' ],
-	[ 'a role with settings, and others',
-		user => 'tuned', work_mem => '127kB', DateStyle => 'ISO' ],
-	[ 'role by options', user => $node->superuser, options => '-c role=alice' ],
-);
+	[
+		'options, the long form',
+		options => '--work-mem=124kB --TimeZone=UTC'
+	],
+	[
+		'options with spaces',
+		options => '-c search_path=elsewhere,\\ public'
+	],
+	[
+		'options against pairs',
+		options  => '-c TimeZone=Asia/Tokyo -c work_mem=125kB',
+		TimeZone => 'UTC',
+		work_mem => '126kB'
+	],
+	[
+		'IntervalStyle and bytea_output',
+		IntervalStyle => 'iso_8601',
+		bytea_output  => 'escape'
+	],
+	[ 'read only',            default_transaction_read_only => 'on' ],
+	[ 'a role with settings', user                          => 'tuned' ],
+	[
+		'a role with settings, and others',
+		user      => 'tuned',
+		work_mem  => '127kB',
+		DateStyle => 'ISO'
+	],
+	[
+		'role by options',
+		user    => $node->superuser,
+		options => '-c role=alice'
+	],);
 foreach my $hello (@hellos)
 {
 	my ($name, %params) = @$hello;
@@ -68,9 +91,11 @@ foreach my $hello (@hellos)
 		my $method = $port eq 'pool' ? 'client' : 'direct';
 		my $client = $node->$method(user => 'alice', %params);
 
-		$seen{$port} = { %{ $client->{params} },
+		$seen{$port} = {
+			%{ $client->{params} },
 			settings => $client->val($settings),
-			who      => $client->val('SELECT session_user, current_user') };
+			who      => $client->val('SELECT session_user, current_user')
+		};
 		$client->terminate;
 	}
 	is_deeply($seen{pool}, $seen{direct}, "$name: as at the server's port");
@@ -78,23 +103,32 @@ foreach my $hello (@hellos)
 
 note 'two clients with different wishes, in turn on one slot';
 {
-	my $a = $node->client(user => 'alice', work_mem => '1001kB',
-		TimeZone => 'Asia/Tokyo', application_name => 'a', 'my.own' => 'of a');
+	my $a = $node->client(
+		user             => 'alice',
+		work_mem         => '1001kB',
+		TimeZone         => 'Asia/Tokyo',
+		application_name => 'a',
+		'my.own'         => 'of a');
 	my ($slot) = $node->slot_pids('postgres', 'alice');
 	my $b = $node->raw('pool');
-	my $sql = q{SELECT current_setting('work_mem'), current_setting('TimeZone'),
+	my $sql =
+	  q{SELECT current_setting('work_mem'), current_setting('TimeZone'),
 		current_setting('application_name'), current_setting('my.own', true)};
 
-	$b->send_startup(user => 'alice', database => 'postgres', DateStyle => 'German');
+	$b->send_startup(
+		user      => 'alice',
+		database  => 'postgres',
+		DateStyle => 'German');
 	if (ok($b->finish_startup, 'the second is not kept out by the first'))
 	{
 		foreach my $round (1 .. 3)
 		{
 			is($a->val($sql), '1001kB|Asia/Tokyo|a|of a', 'the first');
-			is($b->val($sql), '4MB|Etc/UTC||', 'the second');
+			is($b->val($sql), '4MB|Etc/UTC||',            'the second');
 		}
 		is($b->val(q{SELECT date '2001-02-03'}), '03.02.2001', 'its dates');
-		is($a->val(q{SELECT date '2001-02-03'}), '2001-02-03', 'not for the first');
+		is($a->val(q{SELECT date '2001-02-03'}),
+			'2001-02-03', 'not for the first');
 		$b->terminate;
 	}
 	$a->terminate;
@@ -103,23 +137,24 @@ note 'two clients with different wishes, in turn on one slot';
 
 note 'what the server refuses';
 foreach my $case (
-	[ 'an unknown setting', qr/42704/, options => '-c no_such_setting=1' ],
+	[ 'an unknown setting',   qr/42704/, options  => '-c no_such_setting=1' ],
 	[ 'a value out of range', qr/22023/, work_mem => '1kB' ],
 	[ 'a value that is none', qr/22023/, TimeZone => 'Nowhere/Land' ],
-	[ 'an unknown encoding', qr/22023/, client_encoding => 'KLINGON' ],
+	[ 'an unknown encoding',      qr/22023/, client_encoding  => 'KLINGON' ],
 	[ 'a setting for superusers', qr/42501/, log_min_messages => 'debug5' ],
-	[ 'a setting of the server', qr/55P02/, options => '-c port=1' ],
-	[ 'a role it is not', qr/42501/, options => '-c role=tuned' ],
-	[ 'malformed options', qr/42601/, options => '-c work_mem' ],
-	[ 'an unknown option', qr/42601/, options => '-Z' ],
-	[ 'a bad name', qr/FATAL/, options => '-c 1bad.name=x' ])
+	[ 'a setting of the server',  qr/55P02/, options => '-c port=1' ],
+	[ 'a role it is not',         qr/42501/, options => '-c role=tuned' ],
+	[ 'malformed options',        qr/42601/, options => '-c work_mem' ],
+	[ 'an unknown option',        qr/42601/, options => '-Z' ],
+	[ 'a bad name',               qr/FATAL/, options => '-c 1bad.name=x' ])
 {
 	my ($name, $like, %params) = @$case;
 	my $witness = $node->client(user => 'alice');
-	my ($slot)  = $node->slot_pids('postgres', 'alice');
+	my ($slot) = $node->slot_pids('postgres', 'alice');
 
 	$node->same_answer($name, $like, user => 'alice', %params);
-	is($witness->val('SELECT current_user'), 'alice', 'and nobody else suffers');
+	is($witness->val('SELECT current_user'),
+		'alice', 'and nobody else suffers');
 	is(($node->slot_pids('postgres', 'alice'))[0], $slot, 'nor the slot');
 	$witness->terminate;
 }
@@ -127,17 +162,21 @@ foreach my $case (
 note 'in pg_stat_activity while attached, and in the address functions';
 foreach my $host ($node->host, '127.0.0.1')
 {
-	my $client = $node->client(user => 'alice', host => $host, application_name => 'seen');
+	my $client = $node->client(
+		user             => 'alice',
+		host             => $host,
+		application_name => 'seen');
 	my ($addr, $port) =
 	  $host =~ m{^/} ? ('', '') : ('127.0.0.1', $client->{sock}->sockport);
 
 	is($client->val('SELECT host(inet_client_addr()), inet_client_port()'),
 		"$addr|$port", "$host: the address functions");
-	is( $client->val(q{SELECT host(client_addr), client_port, application_name, usename
+	is( $client->val(
+			q{SELECT host(client_addr), client_port, application_name, usename
 			FROM pg_stat_activity WHERE pid = pg_backend_pid()}),
 		join('|', $addr, $host =~ m{^/} ? -1 : $port, 'seen', 'alice'),
 		"$host: pg_stat_activity");
-	is( $node->value(q{SELECT application FROM pool_clients()}),
+	is($node->value(q{SELECT application FROM pool_clients()}),
 		'seen', "$host: pool_clients()");
 	my $from = $node->log_end;
 	is($client->sqlstate('SELECT 1/0'), '22012', "$host: an error");
@@ -156,15 +195,19 @@ foreach my $host ($node->host, '127.0.0.1')
 
 # two clients at different addresses, by turns
 {
-	my $a = $node->client(user => 'alice', host => '127.0.0.1', application_name => 'a');
-	my $b = $node->client(user => 'alice', application_name => 'b');
+	my $a = $node->client(
+		user             => 'alice',
+		host             => '127.0.0.1',
+		application_name => 'a');
+	my $b   = $node->client(user => 'alice', application_name => 'b');
 	my $sql = q{SELECT coalesce(host(inet_client_addr()), 'local'),
 		coalesce(inet_client_port()::text, 'local'), application_name
 		FROM pg_stat_activity WHERE pid = pg_backend_pid()};
 
 	foreach my $round (1 .. 3)
 	{
-		is($a->val($sql), join('|', '127.0.0.1', $a->{sock}->sockport, 'a'), 'the first');
+		is($a->val($sql), join('|', '127.0.0.1', $a->{sock}->sockport, 'a'),
+			'the first');
 		is($b->val($sql), 'local|local|b', 'the second');
 	}
 	$_->terminate foreach $a, $b;

@@ -35,7 +35,10 @@ sub farewell
 	my ($client) = @_;
 	my $answer = eval { $client->answer } || {};
 
-	return $answer->{error} ? $answer->{error}{C} : $client->{eof} ? 'closed' : 'nothing';
+	return
+		$answer->{error} ? $answer->{error}{C}
+	  : $client->{eof}   ? 'closed'
+	  :                    'nothing';
 }
 
 sub pool_is_back
@@ -45,9 +48,11 @@ sub pool_is_back
 
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	$node->until(sub { $client = alice() });
-	is($client && eval { $client->val('SELECT count(*) FROM t') }, '1', "$name: the pool serves");
+	is($client && eval { $client->val('SELECT count(*) FROM t') },
+		'1', "$name: the pool serves");
 	$client->terminate if $client;
-	$node->soon(q{SELECT count(*) FROM pool_clients()}, 0, "$name: no client is left over");
+	$node->soon(q{SELECT count(*) FROM pool_clients()},
+		0, "$name: no client is left over");
 	return;
 }
 
@@ -68,9 +73,15 @@ note 'pg_terminate_backend() of a slot at work';
 {
 	my ($client, $other) = (alice(), alice());
 
-	$client->send(query('BEGIN; INSERT INTO t VALUES (2); SELECT pg_sleep(600)'));
-	$node->soon(q{SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'}, 1, 'at work');
-	$node->value(q{SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE wait_event = 'PgSleep'});
+	$client->send(
+		query('BEGIN; INSERT INTO t VALUES (2); SELECT pg_sleep(600)'));
+	$node->soon(
+		q{SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'},
+		1,
+		'at work');
+	$node->value(
+		q{SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE wait_event = 'PgSleep'}
+	);
 	is(farewell($client), '57P01', 'its client is told');
 	ok($client->at_end, 'and disconnected');
 	is($other->val('SELECT count(*) FROM t'), '1', 'others are served');
@@ -81,7 +92,7 @@ note 'pg_terminate_backend() of a slot at work';
 note 'pg_terminate_backend() of a slot in a transaction';
 {
 	my $client = alice();
-	my $slot = $client->val('BEGIN; SELECT pg_backend_pid()');
+	my $slot   = $client->val('BEGIN; SELECT pg_backend_pid()');
 
 	$node->value("SELECT pg_terminate_backend($slot, 10000)");
 	is(farewell($client), '57P01', 'its client is told');
@@ -94,10 +105,15 @@ note 'pg_cancel_backend() is for the query only';
 	my $client = alice();
 
 	$client->send(query('SELECT pg_sleep(600)'));
-	$node->soon(q{SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'}, 1, 'at work');
-	$node->value(q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'});
-	is(farewell($client), '57014', 'cancelled');
-	is($client->val('SELECT 1'), '1', 'and still there');
+	$node->soon(
+		q{SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'},
+		1,
+		'at work');
+	$node->value(
+		q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'}
+	);
+	is(farewell($client),        '57014', 'cancelled');
+	is($client->val('SELECT 1'), '1',     'and still there');
 	$client->terminate;
 }
 
@@ -110,7 +126,8 @@ note 'the worker is terminated';
 	$idle->val('SELECT 1');
 	$node->value('SELECT pg_advisory_lock(1)');
 	$running->send(query('SELECT pg_advisory_xact_lock(1), 11'));
-	$node->soon('SELECT count(*) FROM pg_locks WHERE NOT granted', 1, 'somebody at work');
+	$node->soon('SELECT count(*) FROM pg_locks WHERE NOT granted',
+		1, 'somebody at work');
 	# parked for certain: its slot has served another client since
 	my @others = map { alice() } 1 .. 8;
 	$_->send(query('SELECT 1')) foreach @others;
@@ -131,12 +148,17 @@ note 'the worker is terminated';
 	is_deeply([ sort keys %told ], ['57P01'], 'who was idle has been told');
 	$node->value('SELECT pg_advisory_unlock(1)');
 	is(text($running->answer), '|11', 'a query runs to its end');
-	is($busy->val('SELECT count(*) FROM t'), '2', 'and the transaction still');
+	is($busy->val('SELECT count(*) FROM t'), '2',
+		'and the transaction still');
 	is(eval { $busy->val('COMMIT') } // $@, '', 'which commits');
-	$node->soon('SELECT count(*) FROM pg_stat_activity WHERE pid IN (' . join(',', @old) . ')',
-		0, 'then the old slots are gone');
+	$node->soon(
+		'SELECT count(*) FROM pg_stat_activity WHERE pid IN ('
+		  . join(',', @old) . ')',
+		0,
+		'then the old slots are gone');
 	ok($_->at_end, 'and their clients disconnected') foreach $busy, $running;
-	is($node->value('SELECT count(*) FROM t'), '2', 'what was committed is there');
+	is($node->value('SELECT count(*) FROM t'),
+		'2', 'what was committed is there');
 	$node->value('DELETE FROM t WHERE id = 3');
 	$_->close foreach $busy, $running, $idle, @others, $client;
 	pool_is_back('with a new worker');
@@ -151,23 +173,31 @@ note '500 clients vanish at once in mid-transaction';
 	my @slots   = $node->slot_pids('postgres', 'alice');
 	my $fds     = $node->fd_count($node->worker_pid);
 
-	$_->send(query('BEGIN; INSERT INTO t VALUES (5); SELECT 1')) foreach @clients;
-	$node->soon(q{SELECT count(*) FROM pg_stat_activity WHERE usename = 'alice'
+	$_->send(query('BEGIN; INSERT INTO t VALUES (5); SELECT 1'))
+	  foreach @clients;
+	$node->soon(
+		q{SELECT count(*) FROM pg_stat_activity WHERE usename = 'alice'
 		AND state = 'idle in transaction'}, 4, 'all slots are in a transaction');
 	@slots = $node->slot_pids('postgres', 'alice');
 	$_->reset foreach @clients;
 	$node->soon('SELECT count(*) FROM pool_clients()', 0, 'all are gone');
-	is_deeply([ $node->slot_pids('postgres', 'alice') ], \@slots, 'the slots are the same');
+	is_deeply([ $node->slot_pids('postgres', 'alice') ],
+		\@slots, 'the slots are the same');
 	pool_is_back('after that');
-	$node->soon(q{SELECT count(*) FROM pg_stat_activity WHERE usename = 'alice'
+	$node->soon(
+		q{SELECT count(*) FROM pg_stat_activity WHERE usename = 'alice'
 		AND state <> 'idle'}, 0, 'no transaction is left');
 	is($node->value('SELECT count(*) FROM t'), '1', 'and no row');
-	ok($node->until(sub { $node->fd_count($node->worker_pid) <= $fds - 490 }),
+	ok( $node->until(
+			sub { $node->fd_count($node->worker_pid) <= $fds - 490 }),
 		'nor a descriptor in the worker');
 	my $client = alice();
 	foreach my $slot (@slots)
 	{
-		ok( $node->until(sub { $client->val('SELECT 1') && $node->fd_count($slot) < 100 }),
+		ok( $node->until(
+				sub {
+					$client->val('SELECT 1') && $node->fd_count($slot) < 100;
+				}),
 			"nor in slot $slot");
 	}
 	$client->terminate;
@@ -179,34 +209,51 @@ note 'half a message';
 	my $bytes = query('SELECT 21 * 2');
 
 	$slow->send(substr $bytes, 0, 7, '');
-	is($other->val('SELECT 1'), '1', 'a client that hesitates does not keep others waiting');
+	is($other->val('SELECT 1'),
+		'1', 'a client that hesitates does not keep others waiting');
 	$slow->send(substr $bytes, 0, 1, '') while length $bytes;
-	is(text($slow->answer), '42', 'and is served when it has said everything');
+	is(text($slow->answer), '42',
+		'and is served when it has said everything');
 	$_->terminate foreach $slow, $other;
 }
 
 note 'reload under load';
 $node->command_ok(
-	[ 'pgbench', '-i', '-q', '-p', $node->port, '-h', $node->host, 'postgres' ], 'tables for it');
+	[
+		'pgbench',   '-i', '-q',        '-p',
+		$node->port, '-h', $node->host, 'postgres'
+	],
+	'tables for it');
 $node->value('GRANT ALL ON ALL TABLES IN SCHEMA public TO alice');
 {
 	my ($out, $err) = ('', '');
 	my $bench = IPC::Run::start(
-		[ 'pgbench', '-n', '-S', '-c', 8, '-T', 4, '-h', $node->host, '-p', $node->pool_port,
-			'-U', 'alice', 'postgres' ],
-		'>', \$out, '2>', \$err, IPC::Run::timeout($PoolWorker::timeout));
+		[
+			'pgbench', '-n', '-S', '-c', 8, '-T', 4, '-h', $node->host, '-p',
+			$node->pool_port, '-U', 'alice', 'postgres'
+		],
+		'>',
+		\$out,
+		'2>',
+		\$err,
+		IPC::Run::timeout($PoolWorker::timeout));
 
-	$node->soon(q{SELECT clients FROM pool_status() WHERE role = 'alice'}, 8, 'a load');
+	$node->soon(q{SELECT clients FROM pool_status() WHERE role = 'alice'},
+		8, 'a load');
 	foreach my $n (1 .. 10)
 	{
-		$node->set('pool_worker.slot_idle_timeout' => "${n}min",
-			'pool_worker.pool_size' => 4 + $n % 3);
+		$node->set(
+			'pool_worker.slot_idle_timeout' => "${n}min",
+			'pool_worker.pool_size'         => 4 + $n % 3);
 	}
 	ok($bench->finish, 'ends without an error') or diag($err);
 	unlike("$out$err", qr/error|abort/i, 'nobody noticed ten reloads');
-	$node->set('pool_worker.slot_idle_timeout' => undef, 'pool_worker.pool_size' => undef);
+	$node->set(
+		'pool_worker.slot_idle_timeout' => undef,
+		'pool_worker.pool_size'         => undef);
 }
-$node->not_logged(qr/PANIC|TRAP|terminated by signal|was terminated/, $from, 'no process has crashed so far');
+$node->not_logged(qr/PANIC|TRAP|terminated by signal|was terminated/,
+	$from, 'no process has crashed so far');
 
 foreach my $victim ('a slot', 'the worker')
 {
@@ -218,10 +265,14 @@ foreach my $victim ('a slot', 'the worker')
 	$idle->val('SELECT 1');
 	$from = $node->log_end;
 	kill 'KILL', $victim eq 'a slot' ? $slot : $worker;
-	$node->logged(qr/all server processes terminated; reinitializing/, $from, 'a crash');
-	ok(eval { $_->at_end }, 'its clients are disconnected') foreach $busy, $idle;
+	$node->logged(qr/all server processes terminated; reinitializing/,
+		$from, 'a crash');
+	ok(eval { $_->at_end }, 'its clients are disconnected')
+	  foreach $busy, $idle;
 	$_->close foreach $busy, $idle;
-	ok($node->until(sub { my $now = $node->worker_pid; $now && $now ne $worker }), 'a new worker');
+	ok( $node->until(
+			sub { my $now = $node->worker_pid; $now && $now ne $worker }),
+		'a new worker');
 	pool_is_back("after kill -9 of $victim");
 }
 
@@ -240,12 +291,16 @@ foreach my $mode ('fast', 'immediate')
 	cmp_ok(time - $start, '<', $PoolWorker::timeout, 'the server stops');
 	my %told;
 	$told{ farewell($_) }++ foreach $busy, $running, @idle;
-	is_deeply([ grep { !/^(57P01|57P02|closed)$/ } keys %told ], [], 'the clients are told');
+	is_deeply([ grep { !/^(57P01|57P02|closed)$/ } keys %told ],
+		[], 'the clients are told');
 	is_deeply([ keys %told ], ['57P01'], 'all of them') if $mode eq 'fast';
-	ok(eval { $_->at_end }, 'and disconnected') foreach $busy, $running, $idle[0];
+	ok(eval { $_->at_end }, 'and disconnected')
+	  foreach $busy, $running, $idle[0];
 	$_->close foreach $busy, $running, @idle;
 	$node->not_logged(qr/PANIC|TRAP/, $from, 'in good order');
-	$node->not_logged(qr/server process .* exited with exit code|was terminated by/, $from, 'no process fails')
+	$node->not_logged(
+		qr/server process .* exited with exit code|was terminated by/,
+		$from, 'no process fails')
 	  if $mode eq 'fast';
 	$node->start;
 	$node->wait_for_pool;
@@ -258,12 +313,18 @@ note 'few descriptors';
 	my $limit = 170;
 
 	$from = $node->log_end;
-	system_or_bail('bash', '-c', "ulimit -n $limit && exec pg_ctl -w -D '"
-		  . $node->data_dir . "' -l '" . $node->logfile . "' start");
+	system_or_bail('bash', '-c',
+			"ulimit -n $limit && exec pg_ctl -w -D '"
+		  . $node->data_dir
+		  . "' -l '"
+		  . $node->logfile
+		  . "' start");
 	$node->_update_pid(1);
 	$node->wait_for_pool;
-	$node->logged(qr/the connection pool can serve (\d+) clients only.*\n.*DETAIL.*\n.*HINT: .*open files/,
-		$from, 'the log says how many clients can be served');
+	$node->logged(
+		qr/the connection pool can serve (\d+) clients only.*\n.*DETAIL.*\n.*HINT: .*open files/,
+		$from,
+		'the log says how many clients can be served');
 	my ($can) = $node->log_since($from) =~ /can serve (\d+) clients only/;
 	cmp_ok($can // 0, '>', 20, 'some can: ' . ($can // 'none'));
 	my @clients;
@@ -272,7 +333,8 @@ note 'few descriptors';
 	while (@clients < $limit)
 	{
 		my $client = $node->raw('pool');
-		if (!eval { $client->startup(user => 'alice', database => 'postgres') })
+		if (!eval { $client->startup(user => 'alice', database => 'postgres') }
+		  )
 		{
 			$error = $client->error_text;
 			$client->close;
@@ -282,7 +344,9 @@ note 'few descriptors';
 	}
 	like($error // 'none', qr/S=FATAL C=53300 /, 'one more is refused');
 	is(scalar @clients, $can, 'and no fewer are served than the log says');
-	my @failed = grep { (eval { $_->val('SELECT count(*) FROM t') } // '') ne '1' } @clients;
+	my @failed = grep {
+		(eval { $_->val('SELECT count(*) FROM t') } // '') ne '1'
+	} @clients;
 	is(scalar @failed, 0, 'each of them works');
 	$_->terminate foreach @clients;
 	pool_is_back('with few descriptors');

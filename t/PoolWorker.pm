@@ -73,22 +73,24 @@ sub setup
 	my ($self, %params) = @_;
 	my $port    = $self->pool_port;
 	my $preload = $params{preload} // 1;
-	my $listen = has_ipv6() ? '127.0.0.1, ::1' : '127.0.0.1';
+	my $listen  = has_ipv6() ? '127.0.0.1, ::1' : '127.0.0.1';
 
 	$self->init;
-	$self->append_conf('postgresql.conf', qq{
+	$self->append_conf(
+		'postgresql.conf', qq{
 listen_addresses = '$listen'
 log_line_prefix = '%m [%p] %q%u\@%d <%h> <%a> '
 log_statement = none
 max_connections = 60
 });
-	$self->append_conf('postgresql.conf', qq{
+	$self->append_conf(
+		'postgresql.conf', qq{
 shared_preload_libraries = 'pool_worker'
 pool_worker.port = $port
 pool_worker.listen_addresses = '$listen'
 }) if $preload;
 	$self->append_conf('postgresql.conf', $params{conf}) if $params{conf};
-	$self->_write_hba(@{ $params{hba} }) if $params{hba};
+	$self->_write_hba(@{ $params{hba} })                 if $params{hba};
 	$self->append_conf('pg_ident.conf', $_) foreach @{ $params{ident} || [] };
 	return $self if exists $params{start} && !$params{start};
 
@@ -96,7 +98,7 @@ pool_worker.listen_addresses = '$listen'
 	$self->safe_psql('postgres', 'CREATE EXTENSION pool_worker')
 	  unless exists $params{extension} && !$params{extension};
 	$self->safe_psql('postgres', $params{sql}) if $params{sql};
-	$self->wait_for_pool if $preload;
+	$self->wait_for_pool                       if $preload;
 	return $self;
 }
 
@@ -116,8 +118,11 @@ sub has_ipv6
 sub pool_connstr
 {
 	my ($self, $dbname, %extra) = @_;
-	my %info =
-	  (host => $self->host, port => $self->pool_port, dbname => $dbname, %extra);
+	my %info = (
+		host   => $self->host,
+		port   => $self->pool_port,
+		dbname => $dbname,
+		%extra);
 
 	return join ' ', map { "$_='$info{$_}'" } sort keys %info;
 }
@@ -140,16 +145,22 @@ sub client
 {
 	my ($self, %params) = @_;
 
-	return PoolWorker::Wire->login($self->target('pool'),
-		database => 'postgres', user => $self->superuser, %params);
+	return PoolWorker::Wire->login(
+		$self->target('pool'),
+		database => 'postgres',
+		user     => $self->superuser,
+		%params);
 }
 
 sub direct
 {
 	my ($self, %params) = @_;
 
-	return PoolWorker::Wire->login($self->target('direct'),
-		database => 'postgres', user => $self->superuser, %params);
+	return PoolWorker::Wire->login(
+		$self->target('direct'),
+		database => 'postgres',
+		user     => $self->superuser,
+		%params);
 }
 
 # Where to connect to; $port is 'pool' or 'direct'.
@@ -176,7 +187,9 @@ sub attempt
 	my ($self, $port, %params) = @_;
 	my $wire = $self->raw($port, %params);
 	my $ok   = $wire->startup(
-		database => 'postgres', user => $self->superuser, %params);
+		database => 'postgres',
+		user     => $self->superuser,
+		%params);
 	my $answer = $ok ? 'ok' : $wire->error_text;
 
 	$wire->terminate if $ok;
@@ -204,7 +217,8 @@ sub control
 	my $control = $self->{_control};
 
 	# after a restart of the server there is a farewell to read
-	$control->_receive if $control && $control->{sock} && $control->wait_readable(0);
+	$control->_receive
+	  if $control && $control->{sock} && $control->wait_readable(0);
 	if (!$control || $control->{eof} || length $control->{in})
 	{
 		$control->close if $control;
@@ -358,8 +372,15 @@ sub reload_and_wait
 	my ($self) = @_;
 	my $role = 'hba_serial_' . ++$self->{_hba_serial};
 
-	$self->_write_hba(@{ $self->{_hba_lines} || ['local all all trust',
-				'host all all 127.0.0.1/32 trust', 'host all all ::1/128 trust'] });
+	$self->_write_hba(
+		@{
+			$self->{_hba_lines}
+			  || [
+				'local all all trust',
+				'host all all 127.0.0.1/32 trust',
+				'host all all ::1/128 trust'
+			  ]
+		});
 	$self->reload;
 	foreach my $port ('direct', 'pool')
 	{
@@ -436,12 +457,12 @@ use strict;
 use warnings FATAL => 'all';
 use Digest::MD5 qw(md5_hex);
 use Digest::SHA qw(hmac_sha256 sha256);
-use Errno qw(EAGAIN EINTR);
+use Errno       qw(EAGAIN EINTR);
 use IO::Select;
 use IO::Socket::IP;
 use IO::Socket::UNIX;
 use MIME::Base64;
-use Socket qw(SOL_SOCKET SO_LINGER SOCK_STREAM MSG_NOSIGNAL);
+use Socket      qw(SOL_SOCKET SO_LINGER SOCK_STREAM MSG_NOSIGNAL);
 use Time::HiRes qw(time);
 
 use constant PROTOCOL_3  => 3 << 16;
@@ -449,7 +470,7 @@ use constant SSL_REQUEST => pack('NN', 8, 80877103);
 use constant GSS_REQUEST => pack('NN', 8, 80877104);
 
 # Messages, as bytes.
-sub msg { return $_[0] . pack('N', 4 + length $_[1]) . $_[1]; }
+sub msg           { return $_[0] . pack('N', 4 + length $_[1]) . $_[1]; }
 sub msg_query     { return msg('Q', "$_[0]\0"); }
 sub msg_sync      { return msg('S', ''); }
 sub msg_flush     { return msg('H', ''); }
@@ -499,8 +520,8 @@ sub msg_extended
 sub msg_startup
 {
 	my (%params) = @_;
-	my $version = delete $params{protocol} // PROTOCOL_3;
-	my $body    = join '', map { "$_\0$params{$_}\0" } sort keys %params;
+	my $version  = delete $params{protocol} // PROTOCOL_3;
+	my $body     = join '', map { "$_\0$params{$_}\0" } sort keys %params;
 
 	return pack('NN', 9 + length $body, $version) . "$body\0";
 }
@@ -531,7 +552,8 @@ sub new
 			PeerPort => $params{port},
 			Timeout  => $PoolWorker::timeout);
 		$sock->sockopt(Socket::SO_KEEPALIVE, 0) if $sock;
-		setsockopt($sock, Socket::IPPROTO_TCP, Socket::TCP_NODELAY, 1) if $sock;
+		setsockopt($sock, Socket::IPPROTO_TCP, Socket::TCP_NODELAY, 1)
+		  if $sock;
 	}
 	die "could not connect to $params{host}:$params{port}: $!\n" unless $sock;
 	$sock->blocking(0);
@@ -618,11 +640,11 @@ sub _authenticate
 	}
 	elsif ($code == 10)
 	{
-		my $first = 'n=,r=' . encode_base64(join('', map { chr rand 256 } 1 .. 18), '');
+		my $first =
+		  'n=,r=' . encode_base64(join('', map { chr rand 256 } 1 .. 18), '');
 
 		$self->{scram} = $first;
-		$self->send(
-			msg('p', "SCRAM-SHA-256\0" . pack('N/a*', "n,,$first")));
+		$self->send(msg('p', "SCRAM-SHA-256\0" . pack('N/a*', "n,,$first")));
 	}
 	elsif ($code == 11)
 	{
@@ -633,11 +655,11 @@ sub _authenticate
 
 sub _scram_final
 {
-	my ($self, $server_first, $password) = @_;
+	my ($self,  $server_first, $password) = @_;
 	my ($nonce, $salt, $rounds) = $server_first =~ /^r=(.*),s=(.*),i=(\d+)$/
 	  or die "not a SCRAM message: $server_first";
 	my $without_proof = "c=biws,r=$nonce";
-	my $block = hmac_sha256(decode_base64($salt) . pack('N', 1), $password);
+	my $block  = hmac_sha256(decode_base64($salt) . pack('N', 1), $password);
 	my $salted = $block;
 
 	for (2 .. $rounds)
@@ -646,8 +668,7 @@ sub _scram_final
 		$salted ^= $block;
 	}
 	my $client_key = hmac_sha256('Client Key', $salted);
-	my $signature = hmac_sha256(
-		"$self->{scram},$server_first,$without_proof",
+	my $signature = hmac_sha256("$self->{scram},$server_first,$without_proof",
 		sha256($client_key));
 	return "$without_proof,p=" . encode_base64($client_key ^ $signature, '');
 }
@@ -682,7 +703,8 @@ sub send
 sub _receive
 {
 	my ($self) = @_;
-	my $got = sysread($self->{sock}, $self->{in}, 256 * 1024, length $self->{in});
+	my $got =
+	  sysread($self->{sock}, $self->{in}, 256 * 1024, length $self->{in});
 
 	return 1 if $got || (!defined $got && ($! == EAGAIN || $! == EINTR));
 	$self->{reset} = 1 unless defined $got;
@@ -702,7 +724,7 @@ sub read
 		my $message = $self->_next_message;
 
 		return $message if $message;
-		return undef if $self->{eof};
+		return undef    if $self->{eof};
 		$self->wait_readable($deadline - time)
 		  or die "timed out waiting for a message\n";
 		$self->_receive;
@@ -758,7 +780,8 @@ sub _notice_message
 sub wait_readable
 {
 	my ($self, $seconds) = @_;
-	return IO::Select->new($self->{sock})->can_read($seconds > 0 ? $seconds : 0);
+	return IO::Select->new($self->{sock})
+	  ->can_read($seconds > 0 ? $seconds : 0);
 }
 
 # Exactly so many bytes that are not messages (the answer to an SSLRequest);
@@ -816,9 +839,9 @@ sub collect
 
 	return 0 if $type =~ /[SNA]/;
 	$answer->{types} .= $type;
-	push @{ $answer->{rows} }, row($payload) if $type eq 'D';
+	push @{ $answer->{rows} }, row($payload)        if $type eq 'D';
 	push @{ $answer->{tags} }, $payload =~ s/\0$//r if $type eq 'C';
-	$answer->{copied} .= $payload if $type eq 'd';
+	$answer->{copied} .= $payload                          if $type eq 'd';
 	$answer->{error} //= $self->{error} = fields($payload) if $type eq 'E';
 	return $type =~ /[ZGW]/;
 }
@@ -851,10 +874,11 @@ sub text
 
 	die "lost the connection\n" if $answer->{lost} && !$answer->{error};
 	die "$answer->{error}{C}: $answer->{error}{M}\n" if $answer->{error};
-	return join "\n",
-	  map {
-		join '|', map { $_ // '' } @$_
-	  } @{ $answer->{rows} };
+	return join "\n", map {
+		join '|',
+		  map { $_ // '' }
+		  @$_
+	} @{ $answer->{rows} };
 }
 
 # SQLSTATE of a query's error, or "" if it had none.
@@ -880,7 +904,8 @@ sub row
 		my $length = unpack('N', substr($payload, $at, 4));
 
 		$at += 4;
-		push @values, $length == 0xffffffff ? undef : substr($payload, $at, $length);
+		push @values,
+		  $length == 0xffffffff ? undef : substr($payload, $at, $length);
 		$at += $length if defined $values[-1];
 	}
 	return \@values;
@@ -890,7 +915,10 @@ sub row
 sub fields
 {
 	my ($payload) = @_;
-	return { map { substr($_, 0, 1) => substr($_, 1) } grep { length } split /\0/, $payload };
+	return {
+		map { substr($_, 0, 1) => substr($_, 1) } grep { length } split /\0/,
+		$payload
+	};
 }
 
 # The last error as text, to be compared: what a client can see, but not where
@@ -900,7 +928,8 @@ sub error_text
 	my ($self) = @_;
 	my $error = $self->{error} or return $self->{eof} ? 'closed' : 'none';
 
-	return join ' ', map { "$_=$error->{$_}" } grep { defined $error->{$_} } qw(S C M D H);
+	return join ' ',
+	  map { "$_=$error->{$_}" } grep { defined $error->{$_} } qw(S C M D H);
 }
 
 # Ask for a cancel of what this client does, as libpq does: over a connection
