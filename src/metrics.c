@@ -204,9 +204,8 @@ sample_slot(PwPoolSample *sample, RateParts *parts, const PwShmSlot *slot)
 /*
  * Compute the percentages of a sample.
  *
- * Nothing in shared memory says of an attach that it had to wait for a login.
- * We take each slot ever opened as one that did: too many where slots were
- * opened ahead of their clients, hence the lower limit.
+ * An attach that had to wait for its slot to be opened is counted once for
+ * each slot that was opened because somebody waited.
  */
 static void
 sample_rates(PwPoolSample *sample, const RateParts *parts)

@@ -65,6 +65,7 @@ static void login_refused(const char *database, const char *role);
 static void cancel_requested(int32 pid, int32 key);
 static void client_closing(int client);
 static void refuse_too_many(int client);
+static void refuse_pool(int client);
 static void slot_opened(int slot);
 static void slot_gone(int slot);
 static void slot_emptied(int pool);
@@ -181,7 +182,7 @@ client_authenticated(int client, const PwLogin *login)
 		pool = pool_create(login);
 	if (pool == NULL)
 	{
-		refuse_too_many(client);
+		refuse_pool(client);
 		return;
 	}
 	pool_set_names(pool, login);
@@ -206,6 +207,16 @@ refuse_too_many(int client)
 {
 	PwReport	report = {.sqlstate = ERRCODE_TOO_MANY_CONNECTIONS,
 	.message = "sorry, too many clients already"};
+
+	(void) pw_client_refuse(client, &report);
+}
+
+static void
+refuse_pool(int client)
+{
+	PwReport	report = {.sqlstate = ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+		.message = "too many connection pools",
+	.hint = "Raise \"pool_worker.max_pools\", or wait until another pool is not used any more."};
 
 	(void) pw_client_refuse(client, &report);
 }

@@ -45,6 +45,7 @@ static int	slots_in_use = 0;	/* open or opening, of all pools */
 static void tick(void *arg);
 static void check_pool(PwPool *pool);
 static bool is_unused(PwPool *pool);
+static void retire_slots(PwPool *pool);
 static void release_claimed_slots(void);
 static void open_slot(PwPool *pool, bool cold);
 static void make_room(PwPool *needy);
@@ -175,17 +176,37 @@ release_claimed_slots(void)
 
 /*
  * If no place for a pool is left, forget those that have neither clients nor
- * slots before their time.
+ * slots before their time.  If there are none, retire the slots of those that
+ * have no clients, so that there will be.
  */
 void
 pw_pool_drop_unused(void)
 {
+	bool		found = false;
+
 	for (int i = 0; i < PwControl->max_pools; i++)
 		if (!PwPools[i].in_use)
 			return;
 	for (int i = 0; i < PwControl->max_pools; i++)
-		if (is_unused(&PwLocalPools[i]))
-			pw_pool_drop(&PwLocalPools[i]);
+	{
+		if (!is_unused(&PwLocalPools[i]))
+			continue;
+		pw_pool_drop(&PwLocalPools[i]);
+		found = true;
+	}
+	for (int i = 0; i < PwControl->max_pools && !found; i++)
+		if (PwPools[i].clients == 0 && PwLocalPools[i].min_slots == 0)
+			retire_slots(&PwLocalPools[i]);
+}
+
+static void
+retire_slots(PwPool *pool)
+{
+	int			slot;
+
+	while ((slot = pw_pool_claim_idle(pool)) != PW_NONE)
+		pw_pool_hand_over(slot, PW_NONE);
+	pool->last_used_at = 0;
 }
 
 static bool
