@@ -107,13 +107,12 @@ note 'two clients with different wishes, in turn on one slot';
 		user             => 'alice',
 		work_mem         => '1001kB',
 		TimeZone         => 'Asia/Tokyo',
-		application_name => 'a',
-		'my.own'         => 'of a');
+		application_name => 'a');
 	my ($slot) = $node->slot_pids('postgres', 'alice');
 	my $b = $node->raw('pool');
 	my $sql =
 	  q{SELECT current_setting('work_mem'), current_setting('TimeZone'),
-		current_setting('application_name'), current_setting('my.own', true)};
+		current_setting('application_name')};
 
 	$b->send_startup(
 		user      => 'alice',
@@ -123,8 +122,8 @@ note 'two clients with different wishes, in turn on one slot';
 	{
 		foreach my $round (1 .. 3)
 		{
-			is($a->val($sql), '1001kB|Asia/Tokyo|a|of a', 'the first');
-			is($b->val($sql), '4MB|Etc/UTC||',            'the second');
+			is($a->val($sql), '1001kB|Asia/Tokyo|a', 'the first');
+			is($b->val($sql), '4MB|Etc/UTC|',       'the second');
 		}
 		is($b->val(q{SELECT date '2001-02-03'}), '03.02.2001', 'its dates');
 		is($a->val(q{SELECT date '2001-02-03'}),
@@ -133,6 +132,23 @@ note 'two clients with different wishes, in turn on one slot';
 	}
 	$a->terminate;
 	is(($node->slot_pids('postgres', 'alice'))[0], $slot, 'on the same slot');
+}
+
+note 'a setting that no module knows, which nothing can remove again';
+{
+	my $a = $node->client(user => 'alice', 'my.own' => 'of a');
+	my $sql = q{SELECT current_setting('my.own', true)};
+
+	is($a->val($sql), 'of a', 'is in force');
+	$node->soon(
+		q{SELECT pin_reason FROM pool_clients() WHERE role = 'alice'},
+		'settings', 'pins its client');
+	$a->terminate;
+	my $b = $node->client(user => 'alice');
+	is($b->val($sql), '', 'is not seen by the next client');
+	is($b->val(q{SELECT current_setting('my.own', true) IS NULL}),
+		't', 'not even that there was one');
+	$b->terminate;
 }
 
 note 'what the server refuses';
