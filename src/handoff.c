@@ -153,6 +153,7 @@ static void count_transaction(void);
 static PwPinReason pin_reason(void);
 static bool serve_buffered(void);
 static void serve_next(void);
+static bool is_passing_by(void);
 static void tell_growth(void);
 static bool try_queue(void);
 static int	take_from_queue(void);
@@ -564,11 +565,25 @@ serve_next(void)
 			if (start_command())
 				return;
 		}
+		else if (reason == PW_PIN_NONE && is_passing_by())
+			park_client(0);
 
 		wait_for_work(my_client == PW_NONE ? PW_PIN_NONE : pin_reason());
 		if (my_client != PW_NONE && start_command())
 			return;
 	}
+}
+
+/*
+ * Many clients connect for one transaction and leave.  So after the first one
+ * we do not wait for the next: if it is a goodbye, the worker can hear that as
+ * well, together with the next client who knocks.
+ */
+static bool
+is_passing_by(void)
+{
+	return my_client != PW_NONE && PwClients[my_client].said_hello &&
+		PwClients[my_client].transactions == 1;
 }
 
 /*
