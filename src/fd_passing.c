@@ -70,7 +70,7 @@ pw_home_receive(int sock, PwHomeMessage *message, int *fd)
 	PwControlBuffer control;
 	struct iovec iov = {.iov_base = message,.iov_len = sizeof(*message)};
 	struct msghdr header = {.msg_iov = &iov,.msg_iovlen = 1,
-		.msg_control = control.space,.msg_controllen = sizeof(control.space)};
+	.msg_control = control.space,.msg_controllen = sizeof(control.space)};
 	ssize_t		received;
 
 	do

@@ -446,9 +446,10 @@ static void
 take_turn(void)
 {
 	/*
-	 * The command has been answered, so it is too late to cancel it.  A signal
-	 * that comes late must not raise an error here: the client would get it
-	 * behind ReadyForQuery, and take it for the answer to its next command.
+	 * The command has been answered, so it is too late to cancel it.  A
+	 * signal that comes late must not raise an error here: the client would
+	 * get it behind ReadyForQuery, and take it for the answer to its next
+	 * command.
 	 */
 	HOLD_CANCEL_INTERRUPTS();
 	if (slot == NULL)
@@ -1128,9 +1129,9 @@ park_client(uint32 ready_when)
 	(void) epoll_ctl(pool_epfd, EPOLL_CTL_MOD, PwControl->fd_base + client, &event);
 
 	/*
-	 * Any cancel for this client was sent before detach_client() had the lock,
-	 * and a signal that is pending arrives at the latest when a system call
-	 * returns, as one just has.
+	 * Any cancel for this client was sent before detach_client() had the
+	 * lock, and a signal that is pending arrives at the latest when a system
+	 * call returns, as one just has.
 	 */
 	QueryCancelPending = false;
 }

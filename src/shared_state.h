@@ -69,10 +69,10 @@ typedef enum PwClientState
 	PW_CLIENT_FREE,				/* nobody's; next: ADMITTING */
 	PW_CLIENT_ADMITTING,		/* the worker's, being authenticated; next:
 								 * PARKED, CLOSING */
-	PW_CLIENT_PARKED,			/* waits in its pool's epoll set; whoever swaps
-								 * the word owns it next: ATTACHED by a slot or
-								 * by the worker in a slot's name, CLOSING by
-								 * the worker */
+	PW_CLIENT_PARKED,			/* waits in its pool's epoll set; whoever
+								 * swaps the word owns it next: ATTACHED by a
+								 * slot or by the worker in a slot's name,
+								 * CLOSING by the worker */
 	PW_CLIENT_ATTACHED,			/* the slot's in the word; next: PARKED,
 								 * LEAVING; CLOSING by the worker, only after
 								 * that slot's backend is gone */
@@ -115,9 +115,10 @@ typedef enum PwSlotActivity
 	PW_SLOT_EMPTY,				/* no backend; next: OPENING, by the worker */
 	PW_SLOT_OPENING,			/* libpq is connecting, or the backend has not
 								 * reported yet; next: IDLE by the slot */
-	PW_SLOT_IDLE,				/* sleeps, maybe with a sticky client that says
-								 * nothing; next: BUSY by the slot, CLAIMED by
-								 * the worker: one compare-and-swap decides */
+	PW_SLOT_IDLE,				/* sleeps, maybe with a sticky client that
+								 * says nothing; next: BUSY by the slot,
+								 * CLAIMED by the worker: one compare-and-swap
+								 * decides */
 	PW_SLOT_CLAIMED,			/* the worker is choosing a client for it; the
 								 * slot must wait; next: ASSIGNED or IDLE, by
 								 * the worker */
@@ -126,8 +127,8 @@ typedef enum PwSlotActivity
 	PW_SLOT_BUSY,				/* serves slot->client; takes its next client
 								 * from the pool's epoll set by itself; next:
 								 * IDLE, PINNED */
-	PW_SLOT_PINNED,				/* keeps slot->client between its transactions;
-								 * next: BUSY */
+	PW_SLOT_PINNED,				/* keeps slot->client between its
+								 * transactions; next: BUSY */
 	PW_SLOT_GONE,				/* the backend has exited or will; next: EMPTY
 								 * by the worker, once it has cleaned up */
 } PwSlotActivity;
@@ -218,8 +219,8 @@ typedef struct PwShmSlot
 	pg_atomic_uint32 contended; /* waits for the worker's decision, CLAIMED */
 
 	pg_atomic_uint32 activity;	/* PwSlotActivity */
-	int			assigned;		/* written by the worker while CLAIMED, read by
-								 * the slot when ASSIGNED */
+	int			assigned;		/* written by the worker while CLAIMED, read
+								 * by the slot when ASSIGNED */
 
 	/* protected by control->lock */
 	int			pid;			/* backend, 0 while it has not reported */
@@ -285,13 +286,15 @@ typedef struct PwShmControl
 	int			worker_pgprocno;
 	uint32		worker_generation;	/* bumped each time a worker starts */
 	TimestampTz worker_started_at;
-	bool		worker_connecting;	/* to its database; remains set if it failed */
+	bool		worker_connecting;	/* to its database; remains set if it
+									 * failed */
 
 	/* written by the worker at its start, read by anyone */
 	int			fd_base;		/* client i has descriptor fd_base + i */
 	int			wait_sets;		/* a slot may keep so many; see descriptors.c */
-	int			client_limit;	/* authenticated clients: the setting max_clients,
-								 * or less if the open file limit says so */
+	int			client_limit;	/* authenticated clients: the setting
+								 * max_clients, or less if the open file limit
+								 * says so */
 	int			clients;		/* authenticated */
 	int			listening_port; /* 0 while nothing listens */
 	int			listening_sockets;

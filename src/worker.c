@@ -54,7 +54,8 @@ pw_worker_register(void)
 	strlcpy(worker.bgw_function_name, "pool_worker_main", BGW_MAXLEN);
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_ConsistentState;
-	worker.bgw_restart_time = 1;	/* seconds; 0 would spin if it cannot start */
+	worker.bgw_restart_time = 1;	/* seconds; 0 would spin if it cannot
+									 * start */
 	RegisterBackgroundWorker(&worker);
 }
 

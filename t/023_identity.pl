@@ -123,7 +123,7 @@ note 'two clients with different wishes, in turn on one slot';
 		foreach my $round (1 .. 3)
 		{
 			is($a->val($sql), '1001kB|Asia/Tokyo|a', 'the first');
-			is($b->val($sql), '4MB|Etc/UTC|',       'the second');
+			is($b->val($sql), '4MB|Etc/UTC|',        'the second');
 		}
 		is($b->val(q{SELECT date '2001-02-03'}), '03.02.2001', 'its dates');
 		is($a->val(q{SELECT date '2001-02-03'}),
@@ -136,12 +136,11 @@ note 'two clients with different wishes, in turn on one slot';
 
 note 'a setting that no module knows, which nothing can remove again';
 {
-	my $a = $node->client(user => 'alice', 'my.own' => 'of a');
+	my $a   = $node->client(user => 'alice', 'my.own' => 'of a');
 	my $sql = q{SELECT current_setting('my.own', true)};
 
 	is($a->val($sql), 'of a', 'is in force');
-	$node->soon(
-		q{SELECT pin_reason FROM pool_clients() WHERE role = 'alice'},
+	$node->soon(q{SELECT pin_reason FROM pool_clients() WHERE role = 'alice'},
 		'settings', 'pins its client');
 	$a->terminate;
 	my $b = $node->client(user => 'alice');
