@@ -19,7 +19,7 @@ FROM pool_status() WHERE role = current_user AND clients > 0;
 
 -- its slot, and itself
 SELECT pid = pg_backend_pid() AS me, database = current_database() AS here,
-       role, address, application, state, pin_reason, attaches,
+       role, address, application, state, pin_reason, attaches > 0 AS used,
        since >= opened_at AS ordered
 FROM pool_slots();
 SELECT pid = pg_backend_pid() AS me, database = current_database() AS here,
