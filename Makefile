@@ -5,6 +5,7 @@
 MODULE_big = pool_worker
 OBJS = \
 	pool_worker.o \
+	src/attachment.o \
 	src/auth.o \
 	src/catalog.o \
 	src/client.o \
@@ -26,6 +27,7 @@ OBJS = \
 	src/settings.o \
 	src/shared_state.o \
 	src/slot.o \
+	src/slot_wait.o \
 	src/sql_api.o \
 	src/startup_packet.o \
 	src/startup_settings.o \

@@ -1,8 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * handoff.c
- *	  A slot's backend: takes a client's socket as its own for one transaction
- *	  after the other.
+ *	  A slot's backend: serves one client's transaction after the other's.
  *
  * Runs in: slots (and, to notice that it is one, every backend at its start).
  *
@@ -16,20 +15,21 @@
  * that follows is our turn: everything has been answered, and what the backend
  * reads next is read from whatever MyProcPort->sock and FeBeWaitSet are when
  * that flush() returns.  So within it we may let go of one client and attach
- * another, sleep until one of them says something, and in general do what the
- * backend would do while it is idle.
+ * another (attachment.c), sleep until one of them says something (slot_wait.c),
+ * and in general do what the backend would do while it is idle.
  *
  * What must not reach PostgresMain() is the end of a client: it would exit on
  * a Terminate message and on end of file.  So we look at the socket before we
  * return.  For the places where we cannot look first, see lost_client.c.
  *
- * Locking, and who owns what
- * --------------------------
+ * Who is next
+ * -----------
  *
- * We own a client from the moment its word says ATTACHED with our number,
- * whether we or the worker have put that there, until we move it on.
- * slot->client is under slot->lock, which is what makes cancel requests safe:
- * see detach_client().
+ * Our client, as long as the backend has read more commands than it has
+ * answered.  Then, unless something pins our client, whoever has waited longest
+ * in the pool's epoll set: busy slots serve the queue by themselves.  If nobody
+ * waits, our client stays attached, and we sleep until it says something or the
+ * worker has somebody else for us.
  *
  * Errors
  * ------
@@ -46,39 +46,30 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
-#include "access/xact.h"
-#include "access/xlog.h"
-#include "commands/async.h"
 #include "libpq/auth.h"
 #include "libpq/libpq-be.h"
 #include "libpq/libpq.h"
-#include "libpq/pqformat.h"
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "postmaster/interrupt.h"
 #include "storage/fd.h"
 #include "storage/ipc.h"
-#include "storage/proc.h"
-#include "storage/sinval.h"
+#include "storage/latch.h"
 #include "tcop/dest.h"
 #include "tcop/tcopprot.h"
-#include "utils/memutils.h"
-#include "utils/ps_status.h"
-#include "utils/timeout.h"
-#include "utils/timestamp.h"
 
+#include "attachment.h"
 #include "compat.h"
 #include "descriptors.h"
 #include "fd_passing.h"
-#include "greeting.h"
 #include "handoff.h"
 #include "identity.h"
 #include "lost_client.h"
 #include "session_state.h"
 #include "settings.h"
 #include "shared_state.h"
+#include "slot_self.h"
+#include "slot_wait.h"
 #include "startup_settings.h"
 #include "unnamed_statement.h"
 
@@ -97,38 +88,20 @@ typedef enum PwSocketState
 	PW_SOCKET_LEFT,				/* Terminate, end of file, or an error */
 } PwSocketState;
 
-/* What this backend is as a slot; set once. */
-static int	my_slot = PW_NONE;
-static PwShmSlot *slot = NULL;
-static PwShmPool *pool = NULL;
-static int	pool_epfd = -1;
-static uint32 worker_generation;
-static pgsocket home = PGINVALID_SOCKET;
-static WaitEventSet *home_set = NULL;
+PwSlotSelf	PwSelf = {
+	.home = PGINVALID_SOCKET,
+	.index = PW_NONE,
+	.pool_epfd = -1,
+	.client = PW_NONE,
+	.transaction_status = 'I',
+};
 
-/* The client we own, or PW_NONE; attached unless the turn is just about that. */
-static int	my_client = PW_NONE;
-
-/* What passed since the last ReadyForQuery. */
+/* A ReadyForQuery has passed: the flush that follows is our turn. */
 static bool ready_sent = false;
-static char transaction_status = 'I';
-static int	parses = 0;
-static bool bound = false;
+
+/* The command with which our last turn ended parses the unnamed statement. */
 static bool first_parse_unnamed = false;
 
-/* We are counted in pool->active. */
-static bool counted_active = false;
-
-/* A client of ours has left, and the worker may not know yet. */
-static bool worker_unaware = false;
-
-/* How long we sleep before we make sure that it does, ms. */
-#define UNAWARE_MS 10
-
-/* Discard output: there is no client, or it must not see this. */
-static bool discarding = false;
-
-static const PQcommMethods *core_methods = NULL;
 static ClientAuthentication_hook_type prev_client_authentication = NULL;
 
 static void notice_slot(Port *port, int status);
@@ -154,34 +127,11 @@ static PwPinReason pin_reason(void);
 static bool serve_buffered(void);
 static void serve_next(void);
 static bool is_passing_by(void);
-static void tell_growth(void);
 static bool try_queue(void);
 static int	take_from_queue(void);
 static bool start_command(void);
 static bool injection_needed(const PwPeek *peek);
 static PwSocketState look_at_socket(PwPeek *peek);
-static void wait_for_work(PwPinReason reason);
-static void tell_worker(void);
-static void declare(PwSlotActivity activity, PwPinReason reason);
-static bool undeclare(void);
-static void set_active(bool active);
-static bool take_assignment(void);
-static void await_decision(void);
-static void save_client(void);
-static void service_interrupts(bool may_park);
-static void check_worker(void);
-
-static bool attach_client(int client);
-static bool open_session(int client);
-static uint64 own_word(int client);
-static void park_client(uint32 ready_when);
-static void leave_client(void);
-static void detach_client(void);
-static void return_client(int client);
-static void set_slot_client(int client);
-static void end_transaction_of_leaver(void);
-static void refuse_client(ErrorData *error);
-static void retire(void);
 
 static const PQcommMethods handoff_methods = {
 	.comm_reset = handoff_comm_reset,
@@ -209,7 +159,7 @@ notice_slot(Port *port, int status)
 		prev_client_authentication(port, status);
 	if (status == STATUS_OK && peer_is_worker(port))
 	{
-		core_methods = PqCommMethods;
+		PwSelf.core_methods = PqCommMethods;
 		PqCommMethods = &handoff_methods;
 		pw_startup_settings_note_server();
 	}
@@ -238,12 +188,12 @@ peer_is_worker(Port *port)
 static void
 begin_being_slot(void)
 {
-	home = MyProcPort->sock;
-	home_set = FeBeWaitSet;
+	PwSelf.home = MyProcPort->sock;
+	PwSelf.home_set = FeBeWaitSet;
 	whereToSendOutput = DestNone;
 	raise_file_limit();
-	ModifyWaitEvent(home_set, FeBeWaitSetSocketPos, WL_SOCKET_READABLE, NULL);
-	pw_descriptors_init(home, home_set);
+	ModifyWaitEvent(PwSelf.home_set, FeBeWaitSetSocketPos, WL_SOCKET_READABLE, NULL);
+	pw_descriptors_init(PwSelf.home, PwSelf.home_set);
 	pw_lost_client_init();
 	pw_identity_init();
 	pw_session_init();
@@ -261,7 +211,7 @@ receive_welcome(void)
 
 	for (;;)
 	{
-		PwHomeResult result = pw_home_receive(home, &welcome, &pool_epfd);
+		PwHomeResult result = pw_home_receive(PwSelf.home, &welcome, &PwSelf.pool_epfd);
 		WaitEvent	event;
 
 		if (result == PW_HOME_OK && welcome.kind == PW_HOME_WELCOME &&
@@ -269,7 +219,7 @@ receive_welcome(void)
 			break;
 		if (result != PW_HOME_WOULD_BLOCK)
 			proc_exit(0);
-		(void) WaitEventSetWait(home_set, -1, &event, 1, PG_WAIT_EXTENSION);
+		(void) WaitEventSetWait(PwSelf.home_set, -1, &event, 1, PG_WAIT_EXTENSION);
 		if (event.events & WL_POSTMASTER_DEATH)
 			proc_exit(1);
 		if (event.events & WL_LATCH_SET)
@@ -281,13 +231,13 @@ receive_welcome(void)
 	LWLockAcquire(&PwControl->lock, LW_EXCLUSIVE);
 	if (PwControl->worker_generation == welcome.generation && PwControl->worker_pid != 0)
 	{
-		my_slot = welcome.slot;
-		slot = &PwSlots[my_slot];
-		pool = &PwPools[slot->pool];
-		worker_generation = welcome.generation;
-		slot->pid = MyProcPid;
-		slot->pgprocno = MyProcNumber;
-		slot->alive = true;
+		PwSelf.index = welcome.slot;
+		PwSelf.slot = &PwSlots[PwSelf.index];
+		PwSelf.pool = &PwPools[PwSelf.slot->pool];
+		PwSelf.worker_generation = welcome.generation;
+		PwSelf.slot->pid = MyProcPid;
+		PwSelf.slot->pgprocno = MyProcNumber;
+		PwSelf.slot->alive = true;
 		accepted = true;
 	}
 	LWLockRelease(&PwControl->lock);
@@ -320,14 +270,14 @@ raise_file_limit(void)
 static void
 slot_exit(int code, Datum arg)
 {
-	if (slot == NULL)
+	if (PwSelf.slot == NULL)
 		return;
 	LWLockReleaseAll();
-	set_active(false);
-	LWLockAcquire(&slot->lock, LW_EXCLUSIVE);
-	slot->alive = false;
-	LWLockRelease(&slot->lock);
-	pg_atomic_exchange_u32(&slot->activity, PW_SLOT_GONE);
+	pw_count_active(false);
+	LWLockAcquire(&PwSelf.slot->lock, LW_EXCLUSIVE);
+	PwSelf.slot->alive = false;
+	LWLockRelease(&PwSelf.slot->lock);
+	pg_atomic_exchange_u32(&PwSelf.slot->activity, PW_SLOT_GONE);
 	pw_wake_worker();
 }
 
@@ -339,11 +289,11 @@ slot_exit(int code, Datum arg)
 static void
 handoff_comm_reset(void)
 {
-	core_methods->comm_reset();
-	discarding = false;
-	if (my_client != PW_NONE)
+	PwSelf.core_methods->comm_reset();
+	PwSelf.discarding = false;
+	if (PwSelf.client != PW_NONE)
 		pw_lost_client_recover();
-	else if (slot != NULL)
+	else if (PwSelf.slot != NULL)
 	{
 		/* nobody to report to, nobody to read from */
 		EmitErrorReport();
@@ -351,14 +301,17 @@ handoff_comm_reset(void)
 	}
 }
 
+/*
+ * The end of a command's answer is at a flush: our turn comes within it.
+ */
 static int
 handoff_flush(void)
 {
 	int			result = 0;
 
-	if (!discarding && !pw_client_is_lost())
+	if (!PwSelf.discarding && !pw_client_is_lost())
 	{
-		result = core_methods->flush();
+		result = PwSelf.core_methods->flush();
 		pw_lost_client_check();
 	}
 	if (ready_sent)
@@ -375,9 +328,9 @@ handoff_flush_if_writable(void)
 {
 	int			result;
 
-	if (discarding || pw_client_is_lost())
+	if (PwSelf.discarding || pw_client_is_lost())
 		return 0;
-	result = core_methods->flush_if_writable();
+	result = PwSelf.core_methods->flush_if_writable();
 	pw_lost_client_check();
 	return result;
 }
@@ -385,7 +338,7 @@ handoff_flush_if_writable(void)
 static bool
 handoff_is_send_pending(void)
 {
-	return core_methods->is_send_pending();
+	return PwSelf.core_methods->is_send_pending();
 }
 
 static int
@@ -394,9 +347,9 @@ handoff_putmessage(char type, const char *data, size_t len)
 	int			result;
 
 	note_message(type, data);
-	if (discarding || pw_client_is_lost())
+	if (PwSelf.discarding || pw_client_is_lost())
 		return 0;
-	result = core_methods->putmessage(type, data, len);
+	result = PwSelf.core_methods->putmessage(type, data, len);
 	pw_lost_client_check();
 	return pw_client_is_lost() ? 0 : result;
 }
@@ -405,9 +358,9 @@ static void
 handoff_putmessage_noblock(char type, const char *data, size_t len)
 {
 	note_message(type, data);
-	if (discarding || pw_client_is_lost())
+	if (PwSelf.discarding || pw_client_is_lost())
 		return;
-	core_methods->putmessage_noblock(type, data, len);
+	PwSelf.core_methods->putmessage_noblock(type, data, len);
 	pw_lost_client_check();
 }
 
@@ -421,14 +374,14 @@ note_message(char type, const char *data)
 	{
 		case 'Z':
 			ready_sent = true;
-			transaction_status = data[0];
+			PwSelf.transaction_status = data[0];
 			break;
 		case '1':				/* ParseComplete */
-			parses++;
-			bound = false;
+			PwSelf.parses++;
+			PwSelf.bound = false;
 			break;
 		case '2':				/* BindComplete */
-			bound = true;
+			PwSelf.bound = true;
 			break;
 		case '3':				/* CloseComplete */
 			pw_session_closed();
@@ -452,7 +405,7 @@ take_turn(void)
 	 * command.
 	 */
 	HOLD_CANCEL_INTERRUPTS();
-	if (slot == NULL)
+	if (PwSelf.slot == NULL)
 		begin_being_slot();
 	if (!finish_injection())
 		find_command();
@@ -470,37 +423,42 @@ finish_injection(void)
 	if (!pw_unnamed_statement_injected())
 		return false;
 	pw_unnamed_statement_finish();
-	discarding = false;
-	MyProcPort->sock = PwControl->fd_base + my_client;
+	PwSelf.discarding = false;
+	MyProcPort->sock = PwControl->fd_base + PwSelf.client;
 	return true;
 }
 
+/*
+ * Settle what is to be remembered of the command that has been answered, and
+ * find the next one.
+ */
 static void
 find_command(void)
 {
-	if (my_client != PW_NONE)
+	if (PwSelf.client != PW_NONE)
 		count_transaction();
 
-	if (parses > 0 && my_client != PW_NONE)
+	if (PwSelf.parses > 0 && PwSelf.client != PW_NONE)
 	{
-		pw_session_parsed(!(parses == 1 && first_parse_unnamed));
-		pw_unnamed_statement_note(PwClients[my_client].id);
+		pw_session_parsed(!(PwSelf.parses == 1 && first_parse_unnamed));
+		pw_unnamed_statement_note(PwClients[PwSelf.client].id);
 	}
-	if (my_client != PW_NONE && pw_client_is_lost())
-		leave_client();
+	if (PwSelf.client != PW_NONE && pw_client_is_lost())
+		pw_leave_client();
 	if (!serve_buffered())
 		serve_next();
-	parses = 0;
-	bound = false;
+	PwSelf.parses = 0;
+	PwSelf.bound = false;
 }
 
+/* If a transaction has ended, count it. */
 static void
 count_transaction(void)
 {
-	if (transaction_status != 'I')
+	if (PwSelf.transaction_status != 'I')
 		return;
-	slot->transactions++;
-	PwClients[my_client].transactions++;
+	PwSelf.slot->transactions++;
+	PwClients[PwSelf.client].transactions++;
 }
 
 /*
@@ -511,14 +469,14 @@ pin_reason(void)
 {
 	PwPinReason reason;
 
-	if (my_client == PW_NONE)
+	if (PwSelf.client == PW_NONE)
 		return PW_PIN_NONE;
-	if (transaction_status != 'I')
+	if (PwSelf.transaction_status != 'I')
 		return PW_PIN_TRANSACTION;
 	if (pw_pool_mode == PW_MODE_SESSION)
 		return PW_PIN_SESSION_MODE;
 	reason = pw_session_pin_reason();
-	if (reason == PW_PIN_NONE && parses > 0 && !bound)
+	if (reason == PW_PIN_NONE && PwSelf.parses > 0 && !PwSelf.bound)
 		return PW_PIN_PARSED;
 	return reason;
 }
@@ -531,11 +489,11 @@ pin_reason(void)
 static bool
 serve_buffered(void)
 {
-	if (my_client == PW_NONE || !pw_input_is_buffered())
+	if (PwSelf.client == PW_NONE || !pw_input_is_buffered())
 		return false;
 	if (pq_peekbyte() == 'X')
 	{
-		leave_client();
+		pw_leave_client();
 		return false;
 	}
 	first_parse_unnamed = false;
@@ -553,24 +511,24 @@ serve_next(void)
 	{
 		PwPinReason reason;
 
-		check_worker();
+		pw_check_worker();
 		pw_descriptors_drop_departed();
-		if (my_client == PW_NONE)
-			transaction_status = 'I';
+		if (PwSelf.client == PW_NONE)
+			PwSelf.transaction_status = 'I';
 		reason = pin_reason();
 
 		/* another client first, if somebody waits */
 		if (reason == PW_PIN_NONE && try_queue())
 		{
-			tell_growth();
+			pw_tell_growth();
 			if (start_command())
 				return;
 		}
 		else if (reason == PW_PIN_NONE && is_passing_by())
-			park_client(0);
+			pw_park_client(0);
 
-		wait_for_work(my_client == PW_NONE ? PW_PIN_NONE : pin_reason());
-		if (my_client != PW_NONE && start_command())
+		pw_wait_for_work(PwSelf.client == PW_NONE ? PW_PIN_NONE : pin_reason());
+		if (PwSelf.client != PW_NONE && start_command())
 			return;
 	}
 }
@@ -583,24 +541,8 @@ serve_next(void)
 static bool
 is_passing_by(void)
 {
-	return my_client != PW_NONE && PwClients[my_client].said_hello &&
-		PwClients[my_client].transactions == 1;
-}
-
-/*
- * The worker opens one slot at a time, and looks at the queue again when the
- * new slot says that it is idle.  If it goes to work at once, it says so here.
- */
-static void
-tell_growth(void)
-{
-	static bool told = false;
-
-	if (told)
-		return;
-	told = true;
-	pg_atomic_write_u32(&pool->poked, 1);
-	pw_wake_worker();
+	return PwSelf.client != PW_NONE && PwClients[PwSelf.client].said_hello &&
+		PwClients[PwSelf.client].transactions == 1;
 }
 
 /*
@@ -614,18 +556,18 @@ try_queue(void)
 	/* under this switch the worker gives us our clients, and nobody else */
 	if (pw_debug_always_switch)
 	{
-		if (my_client != PW_NONE)
-			park_client(0);
+		if (PwSelf.client != PW_NONE)
+			pw_park_client(0);
 		return false;
 	}
-	if (pg_atomic_read_u32(&pool->parked) == 0)
+	if (pg_atomic_read_u32(&PwSelf.pool->parked) == 0)
 		return false;
 	next = take_from_queue();
 	if (next == PW_NONE)
 		return false;
-	if (my_client != PW_NONE)
-		park_client(0);
-	return attach_client(next);
+	if (PwSelf.client != PW_NONE)
+		pw_park_client(0);
+	return pw_attach_client(next);
 }
 
 /*
@@ -636,14 +578,14 @@ take_from_queue(void)
 {
 	struct epoll_event event;
 
-	while (epoll_wait(pool_epfd, &event, 1, 0) > 0)
+	while (epoll_wait(PwSelf.pool_epfd, &event, 1, 0) > 0)
 	{
 		int			client = PW_EPOLL_CLIENT(event.data.u64);
 		uint64		word = pg_atomic_read_u64(&PwClients[client].word);
 
 		if (PW_WORD_GENERATION(word) == PW_EPOLL_GENERATION(event.data.u64) &&
 			PW_WORD_STATE(word) == PW_CLIENT_PARKED &&
-			pw_client_move(&PwClients[client], word, PW_CLIENT_ATTACHED, my_slot))
+			pw_client_move(&PwClients[client], word, PW_CLIENT_ATTACHED, PwSelf.index))
 			return client;
 	}
 	return PW_NONE;
@@ -664,7 +606,7 @@ start_command(void)
 		case PW_SOCKET_QUIET:
 			return false;
 		case PW_SOCKET_LEFT:
-			leave_client();
+			pw_leave_client();
 			return false;
 		case PW_SOCKET_READY:
 			break;
@@ -672,11 +614,11 @@ start_command(void)
 
 	first_parse_unnamed = peek.n == sizeof(peek.bytes) &&
 		peek.bytes[0] == 'P' && peek.bytes[5] == '\0';
-	set_active(true);
-	pg_atomic_write_u32(&slot->activity, PW_SLOT_BUSY);
+	pw_count_active(true);
+	pg_atomic_write_u32(&PwSelf.slot->activity, PW_SLOT_BUSY);
 	if (injection_needed(&peek))
 	{
-		discarding = true;
+		PwSelf.discarding = true;
 		MyProcPort->sock = pw_unnamed_statement_inject();
 	}
 	return true;
@@ -689,7 +631,7 @@ start_command(void)
 static bool
 injection_needed(const PwPeek *peek)
 {
-	if (!pw_unnamed_statement_is_foreign(PwClients[my_client].id))
+	if (!pw_unnamed_statement_is_foreign(PwClients[PwSelf.client].id))
 		return false;
 	if (peek->bytes[0] == 'Q' || first_parse_unnamed)
 	{
@@ -699,6 +641,9 @@ injection_needed(const PwPeek *peek)
 	return true;
 }
 
+/*
+ * What is there to read at our client's socket?  Leaves it there.
+ */
 static PwSocketState
 look_at_socket(PwPeek *peek)
 {
@@ -717,544 +662,4 @@ look_at_socket(PwPeek *peek)
 	if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
 		return PW_SOCKET_QUIET;
 	return PW_SOCKET_LEFT;
-}
-
-/*
- * Sleep until our client says something, or we have been given another one.
- * "reason" says why our client keeps us, if it does.
- */
-static void
-wait_for_work(PwPinReason reason)
-{
-	/* an error may have taken us out of the last wait while we were idle */
-	while (!undeclare())
-	{
-		await_decision();
-		if (take_assignment())
-			return;
-	}
-
-	declare(reason == PW_PIN_NONE ? PW_SLOT_IDLE : PW_SLOT_PINNED, reason);
-	for (;;)
-	{
-		WaitEvent	event;
-
-		if (take_assignment())
-			return;
-		ModifyWaitEvent(FeBeWaitSet, FeBeWaitSetSocketPos, WL_SOCKET_READABLE, NULL);
-		if (WaitEventSetWait(FeBeWaitSet, worker_unaware ? UNAWARE_MS : -1,
-							 &event, 1, WAIT_EVENT_CLIENT_READ) == 0)
-		{
-			tell_worker();
-			continue;
-		}
-
-		if (event.events & WL_POSTMASTER_DEATH)
-			proc_exit(1);
-		if (event.events & WL_LATCH_SET)
-		{
-			ResetLatch(MyLatch);
-			service_interrupts(reason == PW_PIN_NONE);
-			check_worker();
-			if (my_client == PW_NONE)
-				pw_descriptors_drop_departed();
-			continue;
-		}
-		if (my_client == PW_NONE)
-		{
-			/* from the worker: a descriptor, or the end */
-			if (!pw_descriptors_receive())
-				retire();
-			continue;
-		}
-		if (undeclare())
-			return;
-		await_decision();
-	}
-}
-
-/*
- * The worker closes clients that have left when it wakes for whatever reason.
- * There was none for a while, so give it one.
- */
-static void
-tell_worker(void)
-{
-	worker_unaware = false;
-	if (pw_client_has_leavers())
-		pw_wake_worker();
-}
-
-/*
- * Say what we do while we sleep.
- *
- * The exchange is a full barrier between telling that we are idle and looking
- * whether the worker watches the queue; see the header of pool.c.
- */
-static void
-declare(PwSlotActivity activity, PwPinReason reason)
-{
-	slot->state_since = GetCurrentTimestamp();
-	slot->pin_reason = reason;
-	if (my_client != PW_NONE)
-	{
-		PwShmClient *client = &PwClients[my_client];
-
-		if (client->pin_reason != reason)
-			client->pinned_since = reason == PW_PIN_NONE ? 0 : slot->state_since;
-		client->pin_reason = reason;
-		client->state_since = slot->state_since;
-		strlcpy(client->application_name, application_name, NAMEDATALEN);
-	}
-	else
-		pw_identity_show_nobody();
-	set_active(activity == PW_SLOT_PINNED);
-
-	/* a slot has no session that could be idle for too long */
-	if (activity == PW_SLOT_IDLE &&
-		get_timeout_active(IDLE_SESSION_TIMEOUT))
-		disable_timeout(IDLE_SESSION_TIMEOUT, false);
-
-	(void) pg_atomic_exchange_u32(&slot->activity, activity);
-	if (activity == PW_SLOT_IDLE && pg_atomic_read_u32(&pool->watched) == 0)
-	{
-		pg_atomic_write_u32(&pool->poked, 1);
-		pw_wake_worker();
-	}
-}
-
-/*
- * We are busy again, unless the worker has claimed us for another client.
- */
-static bool
-undeclare(void)
-{
-	uint32		activity = PW_SLOT_IDLE;
-
-	/* on failure this tells what it is instead, which only we can change */
-	if (!pg_atomic_compare_exchange_u32(&slot->activity, &activity, PW_SLOT_BUSY))
-	{
-		if (activity == PW_SLOT_CLAIMED || activity == PW_SLOT_ASSIGNED)
-			return false;
-		pg_atomic_write_u32(&slot->activity, PW_SLOT_BUSY);
-	}
-	set_active(true);
-	return true;
-}
-
-/* Count ourselves in pool->active, or no longer. */
-static void
-set_active(bool active)
-{
-	uint32		count;
-	uint32		peak;
-
-	if (active == counted_active)
-		return;
-	counted_active = active;
-	if (!active)
-	{
-		pg_atomic_fetch_sub_u32(&pool->active, 1);
-		return;
-	}
-	count = pg_atomic_fetch_add_u32(&pool->active, 1) + 1;
-	peak = pg_atomic_read_u32(&pool->peak_active);
-	while (count > peak &&
-		   !pg_atomic_compare_exchange_u32(&pool->peak_active, &peak, count))
-		 /* somebody else raised it; "peak" is the new one */ ;
-}
-
-/*
- * If the worker has decided what we do next, do that.  True if we have another
- * client now, or none.
- */
-static bool
-take_assignment(void)
-{
-	int			next;
-
-	if (pg_atomic_read_u32(&slot->activity) != PW_SLOT_ASSIGNED)
-		return false;
-	pg_read_barrier();
-	next = slot->assigned;
-	pg_atomic_write_u32(&slot->activity, PW_SLOT_BUSY);
-	set_active(true);
-
-	if (next == PW_NONE)
-	{
-		if (my_client != PW_NONE)
-			park_client(0);
-		retire();
-	}
-	if (my_client != PW_NONE)
-		park_client(0);
-	(void) attach_client(next);
-	return true;
-}
-
-/*
- * The worker has claimed us while our client became ready.  It decides at once
- * and then sets our latch, seeing that we wait; our socket would not let us
- * sleep.
- */
-static void
-await_decision(void)
-{
-	/* a full barrier before we look again; release_slot() has its counterpart */
-	(void) pg_atomic_exchange_u32(&slot->contended, 1);
-	while (pg_atomic_read_u32(&slot->activity) == PW_SLOT_CLAIMED)
-	{
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 100, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		service_interrupts(false);
-	}
-}
-
-/*
- * An idle client survives the end of the slot it happened to sleep at.
- *
- * Unless the worker ends as well.  It first says that it does, then closes
- * whoever is parked; we first park, then look whether it does.  So if it has
- * not seen the client, we see that it goes, and take the client back to tell
- * it ourselves.
- */
-static void
-save_client(void)
-{
-	int			client = my_client;
-	uint64		word;
-
-	park_client(0);
-	if (PwControl->worker_pid != 0)
-		return;
-	word = pg_atomic_read_u64(&PwClients[client].word);
-	if (PW_WORD_STATE(word) == PW_CLIENT_PARKED &&
-		pw_client_move(&PwClients[client], word, PW_CLIENT_ATTACHED, my_slot))
-		(void) attach_client(client);
-}
-
-/*
- * Do what an idle backend does when its latch is set.
- */
-static void
-service_interrupts(bool may_park)
-{
-	if (ProcDiePending && may_park && my_client != PW_NONE)
-		save_client();
-
-	/*
-	 * There is nothing to cancel while we wait, but for a transaction that is
-	 * in the way of recovery.
-	 */
-	if (QueryCancelPending && transaction_status != 'I' && RecoveryInProgress())
-		ereport(FATAL,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("terminating connection due to conflict with recovery")));
-	QueryCancelPending = false;
-	CHECK_FOR_INTERRUPTS();
-
-	if (IdleStatsUpdateTimeoutPending && !IsTransactionOrTransactionBlock())
-	{
-		/* left to the command loop, which we are not in */
-		IdleStatsUpdateTimeoutPending = false;
-		(void) pgstat_report_stat(true);
-	}
-	if (catchupInterruptPending)
-		ProcessCatchupInterrupt();
-	if (notifyInterruptPending)
-		ProcessNotifyInterrupt(true);
-	if (ConfigReloadPending && transaction_status == 'I')
-	{
-		ConfigReloadPending = false;
-		ProcessConfigFile(PGC_SIGHUP);
-	}
-	MemoryContextSwitchTo(MessageContext);
-}
-
-/*
- * Without our worker nobody would give us clients or close those we have: end
- * with the current transaction.
- */
-static void
-check_worker(void)
-{
-	if (PwControl->worker_generation == worker_generation && PwControl->worker_pid != 0)
-		return;
-	if (transaction_status != 'I')
-		return;
-	if (my_client == PW_NONE)
-		proc_exit(0);
-	ereport(FATAL,
-			(errcode(ERRCODE_ADMIN_SHUTDOWN),
-			 errmsg("terminating connection because the connection pool was restarted")));
-}
-
-/*
- * Make a client that we own the backend's client.  False if it was refused or
- * has gone; then we have none.
- */
-static bool
-attach_client(int client)
-{
-	uint64		word = own_word(client);
-	int			fd = pw_descriptor_get(client, PW_WORD_GENERATION(word));
-	WaitEventSet *wait_set;
-
-	if (fd < 0)
-	{
-		return_client(client);
-		return false;
-	}
-	wait_set = pw_descriptor_wait_set(client);
-
-	/* from here on an error is this client's */
-	my_client = client;
-	set_slot_client(client);
-	MyProcPort->sock = fd;
-	FeBeWaitSet = wait_set;
-	whereToSendOutput = DestRemote;
-	pw_lost_client_watch(true);
-	parses = 0;
-	bound = false;
-	pw_identity_assume(&PwClients[client]);
-	PwClients[client].last_slot = my_slot;
-	PwClients[client].state_since = slot->state_since;
-	slot->attaches++;
-	pw_session_hand_over();
-	return open_session(client);
-}
-
-/*
- * Bring the client's startup settings in force, and at its first attach say
- * hello.  What is wrong with its settings is its own fault: it is refused, and
- * the slot goes on.
- */
-static bool
-open_session(int client)
-{
-	PwShmClient *shared = &PwClients[client];
-	MemoryContext oldcontext = CurrentMemoryContext;
-	ErrorData  *volatile error = NULL;
-
-	discarding = true;
-	PG_TRY();
-	{
-		pw_startup_settings_reload();
-		pw_startup_settings_apply(dsa_get_address(pw_shared_area(), shared->settings),
-								  shared->settings_len);
-		pw_reported_settle();
-	}
-	PG_CATCH();
-	{
-		/* an error lets cancels through again */
-		HOLD_CANCEL_INTERRUPTS();
-		MemoryContextSwitchTo(oldcontext);
-		error = CopyErrorData();
-		if (pw_startup_settings_are_stuck())
-			EmitErrorReport();
-		FlushErrorState();
-		AbortOutOfAnyTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(oldcontext);
-	discarding = false;
-
-	if (pw_startup_settings_are_stuck())
-	{
-		/* not this client's fault: let another slot have it */
-		park_client(EPOLLOUT);
-		retire();
-	}
-	if (error != NULL)
-	{
-		refuse_client(error);
-		return false;
-	}
-	strlcpy(shared->application_name, application_name, NAMEDATALEN);
-	if (!shared->said_hello)
-	{
-		pw_greet(core_methods, shared);
-		(void) core_methods->flush();
-		pw_lost_client_check();
-	}
-	else if (pw_reported_is_stale(shared))
-	{
-		pw_report_all(core_methods);
-		pw_reported_remember(shared);
-		(void) core_methods->flush();
-		pw_lost_client_check();
-	}
-	return true;
-}
-
-/*
- * The word of a client that must be ours.  If it is not, there is nothing that
- * this backend may still touch.
- */
-static uint64
-own_word(int client)
-{
-	uint64		word = pg_atomic_read_u64(&PwClients[client].word);
-
-	if (PW_WORD_STATE(word) != PW_CLIENT_ATTACHED || PW_WORD_SLOT(word) != my_slot)
-	{
-		whereToSendOutput = DestNone;
-		elog(FATAL, "pool slot %d does not own client %d", my_slot, client);
-	}
-	return word;
-}
-
-/*
- * Put our client back into the queue, to be ready again when it says something
- * or, with EPOLLOUT, at once.
- */
-static void
-park_client(uint32 ready_when)
-{
-	int			client = my_client;
-	PwShmClient *shared = &PwClients[client];
-	uint64		word = own_word(client);
-	struct epoll_event event = {.events = ready_when | EPOLLIN | EPOLLRDHUP | EPOLLONESHOT,
-	.data.u64 = PW_EPOLL_DATA(client, PW_WORD_GENERATION(word))};
-
-	pw_reported_remember(shared);
-	detach_client();
-	(void) pw_client_move(shared, word, PW_CLIENT_PARKED, PW_NONE);
-
-	/*
-	 * From here on the client is anybody's.  If the worker has closed it in
-	 * between, it has taken it out of the set, and this fails: fine.
-	 */
-	(void) epoll_ctl(pool_epfd, EPOLL_CTL_MOD, PwControl->fd_base + client, &event);
-
-	/*
-	 * Any cancel for this client was sent before detach_client() had the
-	 * lock, and a signal that is pending arrives at the latest when a system
-	 * call returns, as one just has.
-	 */
-	QueryCancelPending = false;
-}
-
-/*
- * Our client has left: undo what it has begun, and give its socket to the
- * worker to be closed.
- */
-static void
-leave_client(void)
-{
-	int			client = my_client;
-	PwShmClient *shared = &PwClients[client];
-	uint64		word = own_word(client);
-	bool		clean;
-
-	pw_lost_client_drop_input();
-	end_transaction_of_leaver();
-	detach_client();
-
-	/* some drivers wait for this after they have said goodbye */
-	(void) shutdown(PwControl->fd_base + client, SHUT_RDWR);
-	pw_descriptor_drop(client);
-	(void) pw_client_move(shared, word, PW_CLIENT_LEAVING, PW_NONE);
-	pw_client_push_leaver(client);
-	worker_unaware = true;
-
-	/* as in park_client(0); pw_descriptor_drop() was the system call */
-	QueryCancelPending = false;
-	parses = 0;
-
-	discarding = true;
-	clean = pw_session_clean();
-	MemoryContextSwitchTo(MessageContext);
-	discarding = false;
-	if (!clean)
-		retire();
-}
-
-/*
- * Stop being this client.
- *
- * A cancel request is turned into a signal by the worker while it holds
- * slot->lock and slot->client is the client that was meant.  So once we have
- * had the lock, every signal for this client has been sent.
- */
-static void
-detach_client(void)
-{
-	set_slot_client(PW_NONE);
-	my_client = PW_NONE;
-	MyProcPort->sock = home;
-	FeBeWaitSet = home_set;
-	whereToSendOutput = DestNone;
-	pw_lost_client_watch(false);
-	pw_identity_drop();
-}
-
-/*
- * We own a client but could not get its descriptor: the worker is gone, and
- * has shut the connection down.
- */
-static void
-return_client(int client)
-{
-	uint64		word = own_word(client);
-
-	(void) pw_client_move(&PwClients[client], word, PW_CLIENT_LEAVING, PW_NONE);
-	pw_client_push_leaver(client);
-	worker_unaware = true;
-}
-
-static void
-set_slot_client(int client)
-{
-	LWLockAcquire(&slot->lock, LW_EXCLUSIVE);
-	slot->client = client;
-	LWLockRelease(&slot->lock);
-}
-
-/*
- * Roll back what a client left open.  No portal is running here, so this is
- * what PostgresMain() does when it recovers from an error.
- */
-static void
-end_transaction_of_leaver(void)
-{
-	if (IsTransactionOrTransactionBlock() || IsTransactionState())
-	{
-		discarding = true;
-		AbortOutOfAnyTransaction();
-		MemoryContextSwitchTo(MessageContext);
-		discarding = false;
-	}
-	if (get_timeout_active(IDLE_IN_TRANSACTION_SESSION_TIMEOUT))
-		disable_timeout(IDLE_IN_TRANSACTION_SESSION_TIMEOUT, false);
-	transaction_status = 'I';
-	set_ps_display("idle");
-	pgstat_report_activity(STATE_IDLE, NULL);
-}
-
-/*
- * A startup setting is bad: the FATAL that the server would send, to this
- * client only.
- */
-static void
-refuse_client(ErrorData *error)
-{
-	error->elevel = FATAL;
-	ereport(LOG,
-			(errcode(error->sqlerrcode),
-			 errmsg("pool client refused: %s", error->message)));
-	pw_greet_with_error(core_methods, error);
-	(void) core_methods->flush();
-	pw_lost_client_check();
-	FreeErrorData(error);
-	leave_client();
-}
-
-/* This backend must not or need not serve anybody else. */
-static void
-retire(void)
-{
-	whereToSendOutput = DestNone;
-	proc_exit(0);
 }

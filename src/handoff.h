@@ -1,8 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * handoff.h
- *	  A slot's backend: takes a client's socket as its own for one transaction
- *	  after the other.
+ *	  A slot's backend: serves one client's transaction after the other's.
  *
  * Runs in: slots (and, to notice that it is one, every backend at its start).
  *

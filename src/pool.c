@@ -238,7 +238,7 @@ login_refused(const char *database, const char *role)
  * Cancel what a client is doing, if it is doing anything.
  *
  * The lock makes sure that the signal is on its way to the backend before the
- * slot can let go of this client; see detach_client() in handoff.c for how a
+ * slot can let go of this client; see detach_client() in attachment.c for how a
  * late one is kept from the next client.
  */
 static void

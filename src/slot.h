@@ -5,8 +5,8 @@
  *
  * Runs in: pool worker.
  *
- * The other side, the backend, is handoff.c.  Who is doing what with a slot is
- * said by its activity, see shared_state.h.
+ * The other side, the backend, is handoff.c and slot_wait.c.  Who is doing what
+ * with a slot is said by its activity, see shared_state.h.
  *
  *-------------------------------------------------------------------------
  */

@@ -152,7 +152,7 @@ worker_cleanup(int code, Datum arg)
 {
 	LWLockReleaseAll();
 
-	/* first say that we go, then close: see save_client() in handoff.c */
+	/* first say that we go, then close: see pw_save_client() in attachment.c */
 	LWLockAcquire(&PwControl->lock, LW_EXCLUSIVE);
 	PwControl->worker_pid = 0;
 	LWLockRelease(&PwControl->lock);

@@ -1,0 +1,47 @@
+/*-------------------------------------------------------------------------
+ *
+ * attachment.h
+ *	  A slot takes a client's socket as its own, and lets go of it.
+ *
+ * Runs in: slots.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PW_ATTACHMENT_H
+#define PW_ATTACHMENT_H
+
+/*
+ * Attach a client whose word says that it is ours; none is attached.  Brings
+ * its settings in force, and greets it if that has not been done.  May wait
+ * for the worker to send its socket.
+ *
+ * False if it was refused or its socket is gone: it has been given to the
+ * worker to be closed, and none is attached.  Ends the backend if the settings
+ * of the client before cannot be undone; then the client queues again.
+ */
+extern bool pw_attach_client(int client);
+
+/*
+ * Let go of the attached client, which goes back into the pool's queue: to be
+ * ready again when it says something (0) or at once (EPOLLOUT).
+ */
+extern void pw_park_client(uint32 ready_when);
+
+/*
+ * This backend has been told to end while its client is idle: park the client,
+ * who does not notice.  If the worker ends as well, the client remains
+ * attached, to be told.
+ */
+extern void pw_save_client(void);
+
+/*
+ * The attached client has left: roll back what it has begun, give its socket to
+ * the worker to be closed, and clean the session for the next one.  Ends the
+ * backend if that cannot be done.
+ */
+extern void pw_leave_client(void);
+
+/* End this backend: it must not or need not serve anybody else. */
+extern void pw_retire(void) pg_attribute_noreturn();
+
+#endif							/* PW_ATTACHMENT_H */

@@ -1,0 +1,65 @@
+/*-------------------------------------------------------------------------
+ *
+ * slot_self.h
+ *	  What a slot's backend knows about itself.  handoff.c, slot_wait.c and
+ *	  attachment.c share this; nobody else includes it.
+ *
+ * Runs in: slots.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PW_SLOT_SELF_H
+#define PW_SLOT_SELF_H
+
+#include "libpq/libpq.h"
+#include "storage/latch.h"
+
+#include "shared_state.h"
+
+/*
+ * Everything here is this process's own.  What the worker and others may see
+ * is in *slot and *pool.
+ */
+typedef struct PwSlotSelf
+{
+	/* PostgreSQL's methods, behind ours; set when the worker has logged in. */
+	const PQcommMethods *core_methods;
+
+	/* The connection to the worker; set once, after its first ReadyForQuery. */
+	pgsocket	home;
+	WaitEventSet *home_set;		/* home, our latch, postmaster death */
+
+	/* Which slot we are, as the worker has welcomed us; set once. */
+	int			index;			/* of the slot; PW_NONE until then */
+	PwShmSlot  *slot;			/* NULL until then */
+	PwShmPool  *pool;			/* NULL until then */
+	int			pool_epfd;		/* the pool's epoll set, our copy; or -1 */
+	uint32		worker_generation;	/* of the worker that opened us */
+
+	/*
+	 * The client that is attached, or PW_NONE.  attachment.c sets it,
+	 * together with slot->client, MyProcPort->sock and FeBeWaitSet.
+	 */
+	int			client;
+
+	/*
+	 * A client of ours has left, and the worker may not know yet.  Set by
+	 * attachment.c, cleared by slot_wait.c when it has seen to that.
+	 */
+	bool		worker_unaware;
+
+	/* Discard output: there is no client, or it must not see this. */
+	bool		discarding;
+
+	/* As in the last ReadyForQuery; 'I' while no client is attached. */
+	char		transaction_status;
+
+	/* What our client has been answered since our turn last ended. */
+	int			parses;			/* ParseComplete */
+	bool		bound;			/* BindComplete after the last of these */
+} PwSlotSelf;
+
+/* Defined in handoff.c, which also fills in what is set once. */
+extern PwSlotSelf PwSelf;
+
+#endif							/* PW_SLOT_SELF_H */

@@ -1,0 +1,331 @@
+/*-------------------------------------------------------------------------
+ *
+ * slot_wait.c
+ *	  A slot with nothing to do: sleeping, and what the worker makes of that.
+ *
+ * Runs in: slots, during their turn; see handoff.c.
+ *
+ * A slot sleeps in FeBeWaitSet like any idle backend, with its last client
+ * still attached, or in that of its connection to the worker if there is none.
+ * It does there what PostgresMain() does for an idle backend: see
+ * service_interrupts().
+ *
+ * Who gives us our next client
+ * ----------------------------
+ *
+ * slot->activity says; the picture is in shared_state.h.  While we are BUSY or
+ * PINNED, only we do.  When we store IDLE, both sides may act, and one
+ * compare-and-swap decides: ours to BUSY because our client has said something,
+ * or the worker's to CLAIMED because another one waits.  CLAIMED is short, and
+ * we wait for its end: IDLE again, or ASSIGNED with the client we are to serve.
+ *
+ * So that no client is overlooked, we store IDLE before we look whether the
+ * worker watches the queue, with a full barrier between; see the header of
+ * pool.c for its half.
+ *
+ * Errors
+ * ------
+ *
+ * The interrupts of an idle backend raise errors while our activity says IDLE
+ * or PINNED.  It still says so when our next turn comes, and the worker may
+ * have claimed us by then, so pw_wait_for_work() begins with that.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "commands/async.h"
+#include "libpq/libpq.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/sinval.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+
+#include "attachment.h"
+#include "descriptors.h"
+#include "identity.h"
+#include "shared_state.h"
+#include "slot_self.h"
+#include "slot_wait.h"
+
+/* How long we sleep before we make sure that the worker knows who left, ms. */
+#define UNAWARE_MS 10
+
+/* We are counted in pool->active. */
+static bool counted_active = false;
+
+static void tell_worker(void);
+static void declare(PwSlotActivity activity, PwPinReason reason);
+static bool undeclare(void);
+static bool take_assignment(void);
+static void await_decision(void);
+static void service_interrupts(bool may_park);
+
+/*
+ * Sleep until there may be something to do.
+ */
+void
+pw_wait_for_work(PwPinReason reason)
+{
+	/* an error may have taken us out of the last wait while we were idle */
+	while (!undeclare())
+	{
+		await_decision();
+		if (take_assignment())
+			return;
+	}
+
+	declare(reason == PW_PIN_NONE ? PW_SLOT_IDLE : PW_SLOT_PINNED, reason);
+	for (;;)
+	{
+		WaitEvent	event;
+
+		if (take_assignment())
+			return;
+		ModifyWaitEvent(FeBeWaitSet, FeBeWaitSetSocketPos, WL_SOCKET_READABLE, NULL);
+		if (WaitEventSetWait(FeBeWaitSet, PwSelf.worker_unaware ? UNAWARE_MS : -1,
+							 &event, 1, WAIT_EVENT_CLIENT_READ) == 0)
+		{
+			tell_worker();
+			continue;
+		}
+
+		if (event.events & WL_POSTMASTER_DEATH)
+			proc_exit(1);
+		if (event.events & WL_LATCH_SET)
+		{
+			ResetLatch(MyLatch);
+			service_interrupts(reason == PW_PIN_NONE);
+			pw_check_worker();
+			if (PwSelf.client == PW_NONE)
+				pw_descriptors_drop_departed();
+			continue;
+		}
+		if (PwSelf.client == PW_NONE)
+		{
+			/* from the worker: a descriptor, or the end */
+			if (!pw_descriptors_receive())
+				pw_retire();
+			continue;
+		}
+		if (undeclare())
+			return;
+		await_decision();
+	}
+}
+
+/*
+ * The worker closes clients that have left when it wakes for whatever reason.
+ * There was none for a while, so give it one.
+ */
+static void
+tell_worker(void)
+{
+	PwSelf.worker_unaware = false;
+	if (pw_client_has_leavers())
+		pw_wake_worker();
+}
+
+/*
+ * Say what we do while we sleep.
+ *
+ * The exchange is a full barrier between telling that we are idle and looking
+ * whether the worker watches the queue; see the header of pool.c.
+ */
+static void
+declare(PwSlotActivity activity, PwPinReason reason)
+{
+	PwSelf.slot->state_since = GetCurrentTimestamp();
+	PwSelf.slot->pin_reason = reason;
+	if (PwSelf.client != PW_NONE)
+	{
+		PwShmClient *client = &PwClients[PwSelf.client];
+
+		if (client->pin_reason != reason)
+			client->pinned_since = reason == PW_PIN_NONE ? 0 : PwSelf.slot->state_since;
+		client->pin_reason = reason;
+		client->state_since = PwSelf.slot->state_since;
+		strlcpy(client->application_name, application_name, NAMEDATALEN);
+	}
+	else
+		pw_identity_show_nobody();
+	pw_count_active(activity == PW_SLOT_PINNED);
+
+	/* a slot has no session that could be idle for too long */
+	if (activity == PW_SLOT_IDLE &&
+		get_timeout_active(IDLE_SESSION_TIMEOUT))
+		disable_timeout(IDLE_SESSION_TIMEOUT, false);
+
+	(void) pg_atomic_exchange_u32(&PwSelf.slot->activity, activity);
+	if (activity == PW_SLOT_IDLE && pg_atomic_read_u32(&PwSelf.pool->watched) == 0)
+	{
+		pg_atomic_write_u32(&PwSelf.pool->poked, 1);
+		pw_wake_worker();
+	}
+}
+
+/*
+ * We are busy again, unless the worker has claimed us for another client.
+ */
+static bool
+undeclare(void)
+{
+	uint32		activity = PW_SLOT_IDLE;
+
+	/* on failure this tells what it is instead, which only we can change */
+	if (!pg_atomic_compare_exchange_u32(&PwSelf.slot->activity, &activity, PW_SLOT_BUSY))
+	{
+		if (activity == PW_SLOT_CLAIMED || activity == PW_SLOT_ASSIGNED)
+			return false;
+		pg_atomic_write_u32(&PwSelf.slot->activity, PW_SLOT_BUSY);
+	}
+	pw_count_active(true);
+	return true;
+}
+
+/*
+ * If the worker has decided what we do next, do that.  True if we have another
+ * client now, or none.
+ */
+static bool
+take_assignment(void)
+{
+	int			next;
+
+	if (pg_atomic_read_u32(&PwSelf.slot->activity) != PW_SLOT_ASSIGNED)
+		return false;
+	pg_read_barrier();
+	next = PwSelf.slot->assigned;
+	pg_atomic_write_u32(&PwSelf.slot->activity, PW_SLOT_BUSY);
+	pw_count_active(true);
+
+	if (next == PW_NONE)
+	{
+		if (PwSelf.client != PW_NONE)
+			pw_park_client(0);
+		pw_retire();
+	}
+	if (PwSelf.client != PW_NONE)
+		pw_park_client(0);
+	(void) pw_attach_client(next);
+	return true;
+}
+
+/*
+ * The worker has claimed us while our client became ready.  It decides at once
+ * and then sets our latch, seeing that we wait; our socket would not let us
+ * sleep.
+ */
+static void
+await_decision(void)
+{
+	/* a full barrier before we look again; release_slot() has its counterpart */
+	(void) pg_atomic_exchange_u32(&PwSelf.slot->contended, 1);
+	while (pg_atomic_read_u32(&PwSelf.slot->activity) == PW_SLOT_CLAIMED)
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 100, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		service_interrupts(false);
+	}
+}
+
+/*
+ * Do what an idle backend does when its latch is set.
+ */
+static void
+service_interrupts(bool may_park)
+{
+	if (ProcDiePending && may_park && PwSelf.client != PW_NONE)
+		pw_save_client();
+
+	/*
+	 * There is nothing to cancel while we wait, but for a transaction that is
+	 * in the way of recovery.
+	 */
+	if (QueryCancelPending && PwSelf.transaction_status != 'I' && RecoveryInProgress())
+		ereport(FATAL,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("terminating connection due to conflict with recovery")));
+	QueryCancelPending = false;
+	CHECK_FOR_INTERRUPTS();
+
+	if (IdleStatsUpdateTimeoutPending && !IsTransactionOrTransactionBlock())
+	{
+		/* left to the command loop, which we are not in */
+		IdleStatsUpdateTimeoutPending = false;
+		(void) pgstat_report_stat(true);
+	}
+	if (catchupInterruptPending)
+		ProcessCatchupInterrupt();
+	if (notifyInterruptPending)
+		ProcessNotifyInterrupt(true);
+	if (ConfigReloadPending && PwSelf.transaction_status == 'I')
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+	MemoryContextSwitchTo(MessageContext);
+}
+
+/*
+ * End if there is nothing left to serve.
+ */
+void
+pw_check_worker(void)
+{
+	if (PwControl->worker_generation == PwSelf.worker_generation && PwControl->worker_pid != 0)
+		return;
+	if (PwSelf.transaction_status != 'I')
+		return;
+	if (PwSelf.client == PW_NONE)
+		proc_exit(0);
+	ereport(FATAL,
+			(errcode(ERRCODE_ADMIN_SHUTDOWN),
+			 errmsg("terminating connection because the connection pool was restarted")));
+}
+
+/*
+ * Say, once, that we have found work.
+ */
+void
+pw_tell_growth(void)
+{
+	static bool told = false;
+
+	if (told)
+		return;
+	told = true;
+	pg_atomic_write_u32(&PwSelf.pool->poked, 1);
+	pw_wake_worker();
+}
+
+/* Count ourselves in pool->active, or no longer. */
+void
+pw_count_active(bool active)
+{
+	uint32		count;
+	uint32		peak;
+
+	if (active == counted_active)
+		return;
+	counted_active = active;
+	if (!active)
+	{
+		pg_atomic_fetch_sub_u32(&PwSelf.pool->active, 1);
+		return;
+	}
+	count = pg_atomic_fetch_add_u32(&PwSelf.pool->active, 1) + 1;
+	peak = pg_atomic_read_u32(&PwSelf.pool->peak_active);
+	while (count > peak &&
+		   !pg_atomic_compare_exchange_u32(&PwSelf.pool->peak_active, &peak, count))
+		 /* somebody else raised it; "peak" is the new one */ ;
+}

@@ -1,0 +1,41 @@
+/*-------------------------------------------------------------------------
+ *
+ * slot_wait.h
+ *	  A slot with nothing to do: sleeping, and what the worker makes of that.
+ *
+ * Runs in: slots.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PW_SLOT_WAIT_H
+#define PW_SLOT_WAIT_H
+
+#include "shared_state.h"
+
+/*
+ * Sleep until the attached client says something, or until the worker has
+ * given us another one, who is attached then, or none if that has failed.
+ * "reason" says why our client keeps us, if it does; without one, the worker
+ * may take us away from it.  Ends the backend if the worker says so.  Raises
+ * what an idle backend may raise.
+ */
+extern void pw_wait_for_work(PwPinReason reason);
+
+/* Count ourselves in pool->active, or no longer; fine if that is so already. */
+extern void pw_count_active(bool active);
+
+/*
+ * Without our worker nobody would give us clients or close those we have: end
+ * with the current transaction.  Returns if the worker lives or a transaction
+ * is open.
+ */
+extern void pw_check_worker(void);
+
+/*
+ * The worker opens one slot at a time, and looks at the queue again when the
+ * new slot says that it is idle.  To be called when a slot finds work without
+ * that; tells the worker the first time.
+ */
+extern void pw_tell_growth(void);
+
+#endif							/* PW_SLOT_WAIT_H */
