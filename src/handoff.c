@@ -99,8 +99,11 @@ PwSlotSelf	PwSelf = {
 /* A ReadyForQuery has passed: the flush that follows is our turn. */
 static bool ready_sent = false;
 
-/* The command with which our last turn ended parses the unnamed statement. */
+/* The command with which our last turn ended parses the unnamed statement, */
 static bool first_parse_unnamed = false;
+
+/* or is a simple query; once it has been understood, it has dropped that. */
+static bool is_simple_query = false;
 
 static ClientAuthentication_hook_type prev_client_authentication = NULL;
 
@@ -130,7 +133,7 @@ static bool is_passing_by(void);
 static bool try_queue(void);
 static int	take_from_queue(void);
 static bool start_command(void);
-static bool injection_needed(const PwPeek *peek);
+static void inject_if_needed(void);
 static PwSocketState look_at_socket(PwPeek *peek);
 
 static const PQcommMethods handoff_methods = {
@@ -386,6 +389,11 @@ note_message(char type, const char *data)
 		case '3':				/* CloseComplete */
 			pw_session_closed();
 			break;
+		case 'C':				/* CommandComplete */
+		case 'I':				/* EmptyQueryResponse */
+			if (is_simple_query)
+				pw_unnamed_statement_forget();
+			break;
 		default:
 			break;
 	}
@@ -496,7 +504,8 @@ serve_buffered(void)
 		pw_leave_client();
 		return false;
 	}
-	first_parse_unnamed = false;
+	first_parse_unnamed = is_simple_query = false;
+	inject_if_needed();
 	return true;
 }
 
@@ -614,36 +623,28 @@ start_command(void)
 
 	first_parse_unnamed = peek.n == sizeof(peek.bytes) &&
 		peek.bytes[0] == 'P' && peek.bytes[5] == '\0';
+	is_simple_query = peek.bytes[0] == 'Q';
 	pw_count_active(true);
 	pg_atomic_write_u32(&PwSelf.slot->activity, PW_SLOT_BUSY);
-	if (injection_needed(&peek))
-	{
-		PwSelf.discarding = true;
-		MyProcPort->sock = pw_unnamed_statement_inject();
-	}
+	inject_if_needed();
 	return true;
 }
 
 /*
- * Might this command see the unnamed statement of another client?  A simple
- * query drops it, and Parse of the unnamed statement replaces it.
+ * Might the next command see the unnamed statement of another client?  A
+ * simple query drops it, and Parse of the unnamed statement replaces it, unless
+ * they are malformed; so it counts as there until we have seen that.
  */
-static bool
-injection_needed(const PwPeek *peek)
+static void
+inject_if_needed(void)
 {
-	if (!pw_unnamed_statement_is_foreign(PwClients[PwSelf.client].id))
-		return false;
-	if (peek->bytes[0] == 'Q' || first_parse_unnamed)
-	{
-		pw_unnamed_statement_forget();
-		return false;
-	}
-	return true;
+	if (!pw_unnamed_statement_is_foreign(PwClients[PwSelf.client].id) ||
+		is_simple_query || first_parse_unnamed)
+		return;
+	PwSelf.discarding = true;
+	MyProcPort->sock = pw_unnamed_statement_inject();
 }
 
-/*
- * What is there to read at our client's socket?  Leaves it there.
- */
 static PwSocketState
 look_at_socket(PwPeek *peek)
 {

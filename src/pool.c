@@ -65,13 +65,12 @@ static void login_refused(const char *database, const char *role);
 static void cancel_requested(int32 pid, int32 key);
 static void client_closing(int client);
 static void refuse_too_many(int client);
-static void refuse_pool(int client);
 static void slot_opened(int slot);
 static void slot_gone(int slot);
 static void slot_emptied(int pool);
 static void return_clients_of(int slot);
 static PwPool *pool_find(Oid dboid, Oid roleoid);
-static PwPool *pool_create(const PwLogin *login);
+static PwPool *pool_create(const PwLogin *login, PwReport *why);
 static bool pool_open_set(PwPool *pool);
 static void pool_set_names(PwPool *pool, const PwLogin *login);
 static void pool_ready(void *arg, int ready);
@@ -170,6 +169,7 @@ client_authenticated(int client, const PwLogin *login)
 {
 	PwShmClient *shared = &PwClients[client];
 	PwPool	   *pool = pool_find(login->dboid, login->roleoid);
+	PwReport	why;
 	struct epoll_event event;
 	uint64		word;
 
@@ -179,10 +179,10 @@ client_authenticated(int client, const PwLogin *login)
 		return;
 	}
 	if (pool == NULL)
-		pool = pool_create(login);
+		pool = pool_create(login, &why);
 	if (pool == NULL)
 	{
-		refuse_pool(client);
+		(void) pw_client_refuse(client, &why);
 		return;
 	}
 	pool_set_names(pool, login);
@@ -207,16 +207,6 @@ refuse_too_many(int client)
 {
 	PwReport	report = {.sqlstate = ERRCODE_TOO_MANY_CONNECTIONS,
 	.message = "sorry, too many clients already"};
-
-	(void) pw_client_refuse(client, &report);
-}
-
-static void
-refuse_pool(int client)
-{
-	PwReport	report = {.sqlstate = ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-		.message = "too many connection pools",
-	.hint = "Raise \"pool_worker.max_pools\", or wait until another pool is not used any more."};
 
 	(void) pw_client_refuse(client, &report);
 }
@@ -366,11 +356,12 @@ pool_find(Oid dboid, Oid roleoid)
 }
 
 /*
- * Make a new pool.  NULL if there is no room for one.
+ * Make a new pool.  NULL, with the reason in *why, if that cannot be.
  */
 static PwPool *
-pool_create(const PwLogin *login)
+pool_create(const PwLogin *login, PwReport *why)
 {
+	memset(why, 0, sizeof(PwReport));
 	pw_pool_drop_unused();
 	for (int i = 0; i < PwControl->max_pools; i++)
 	{
@@ -387,7 +378,12 @@ pool_create(const PwLogin *login)
 		pg_atomic_write_u32(&pool->shared->active, 0);
 		pg_atomic_write_u32(&pool->shared->peak_active, 0);
 		if (!pool_open_set(pool))
+		{
+			why->sqlstate = ERRCODE_INSUFFICIENT_RESOURCES;
+			why->message = "the connection pool has too many open files";
+			why->hint = "Raise \"max_files_per_process\".";
 			return NULL;
+		}
 
 		LWLockAcquire(&PwControl->lock, LW_EXCLUSIVE);
 		pool->shared->dboid = login->dboid;
@@ -401,10 +397,13 @@ pool_create(const PwLogin *login)
 		return pool;
 	}
 
+	why->sqlstate = ERRCODE_CONFIGURATION_LIMIT_EXCEEDED;
+	why->message = "too many connection pools";
+	why->hint = "Raise \"pool_worker.max_pools\", or wait until another pool is not used any more.";
 	ereport(LOG,
-			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-			 errmsg("too many connection pools"),
-			 errhint("Raise \"pool_worker.max_pools\".")));
+			(errcode(why->sqlstate),
+			 errmsg("%s", why->message),
+			 errhint("%s", why->hint)));
 	return NULL;
 }
 
@@ -413,8 +412,9 @@ PwPool *
 pw_pool_for_login(const PwLogin *login)
 {
 	PwPool	   *pool = pool_find(login->dboid, login->roleoid);
+	PwReport	why;
 
-	return pool != NULL ? pool : pool_create(login);
+	return pool != NULL ? pool : pool_create(login, &why);
 }
 
 /*

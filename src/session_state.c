@@ -100,10 +100,12 @@ static void assign_seed(double newval, void *extra);
 static void note_utility(Node *statement);
 static void note_utility_done(Node *statement);
 static bool leaves_nothing(Node *statement);
-static bool assigns_next_value(PlannedStmt *statement);
+static void note_triggers(Oid relid);
+static bool draws_next_value(Plan *plan);
+static bool list_draws_next_value(List *plans);
 static bool find_next_value(Node *node, void *context);
 static void note_copy(CopyStmt *copy);
-static void note_modified_relation(Oid relid, bool inserts);
+static bool adds_identity(AlterTableStmt *alter);
 static void note_function(Oid function);
 static bool leaves_invisible_state(Oid function);
 static PwPinReason look(void);
@@ -330,8 +332,8 @@ note_utility(Node *statement)
 			statements_uncertain = listen_uncertain = true;
 			break;
 		case T_AlterTableStmt:
-			/* a new identity column is filled without a function or a plan */
-			sequences_used = true;
+			if (adds_identity((AlterTableStmt *) statement))
+				sequences_used = true;
 			break;
 		case T_ListenStmt:
 		case T_UnlistenStmt:
@@ -385,6 +387,7 @@ leaves_nothing(Node *statement)
 static void
 watch_executor_start(QueryDesc *queryDesc, int eflags)
 {
+	PlannedStmt *statement = queryDesc->plannedstmt;
 	ListCell   *cell;
 
 	if (prev_executor_start)
@@ -392,20 +395,67 @@ watch_executor_start(QueryDesc *queryDesc, int eflags)
 	else
 		standard_ExecutorStart(queryDesc, eflags);
 
-	foreach(cell, queryDesc->plannedstmt->resultRelations)
-		note_modified_relation(rt_fetch(lfirst_int(cell), queryDesc->plannedstmt->rtable)->relid,
-							   queryDesc->operation != CMD_DELETE &&
-							   (queryDesc->operation != CMD_UPDATE ||
-								assigns_next_value(queryDesc->plannedstmt)));
+	if (statement->resultRelations == NIL)
+		return;
+	foreach(cell, statement->resultRelations)
+		note_triggers(rt_fetch(lfirst_int(cell), statement->rtable)->relid);
+	if (draws_next_value(statement->planTree) || list_draws_next_value(statement->subplans))
+		sequences_used = touched = true;
 }
 
-/* Does an UPDATE set an identity column to its default? */
-static bool
-assigns_next_value(PlannedStmt *statement)
+static void
+note_triggers(Oid relid)
 {
-	Plan	   *source = outerPlan(statement->planTree);
+	Relation	relation = RelationIdGetRelation(relid);
 
-	return source != NULL && find_next_value((Node *) source->targetlist, NULL);
+	if (relation == NULL)
+		return;
+	if (relation->trigdesc != NULL)
+		touched = true;
+	RelationClose(relation);
+}
+
+/*
+ * Does a plan take the value of an identity column from its sequence?  That
+ * calls no function that we could see; it is a kind of expression of its own,
+ * found in target lists only.
+ */
+static bool
+draws_next_value(Plan *plan)
+{
+	if (plan == NULL)
+		return false;
+	if (find_next_value((Node *) plan->targetlist, NULL) ||
+		draws_next_value(outerPlan(plan)) || draws_next_value(innerPlan(plan)))
+		return true;
+
+	switch (nodeTag(plan))
+	{
+		case T_ModifyTable:
+			return find_next_value((Node *) ((ModifyTable *) plan)->onConflictSet, NULL) ||
+				find_next_value((Node *) ((ModifyTable *) plan)->mergeActionLists, NULL);
+		case T_Append:
+			return list_draws_next_value(((Append *) plan)->appendplans);
+		case T_MergeAppend:
+			return list_draws_next_value(((MergeAppend *) plan)->mergeplans);
+		case T_SubqueryScan:
+			return draws_next_value(((SubqueryScan *) plan)->subplan);
+		case T_CustomScan:
+			return list_draws_next_value(((CustomScan *) plan)->custom_plans);
+		default:
+			return false;
+	}
+}
+
+static bool
+list_draws_next_value(List *plans)
+{
+	ListCell   *cell;
+
+	foreach(cell, plans)
+		if (draws_next_value((Plan *) lfirst(cell)))
+			return true;
+	return false;
 }
 
 static bool
@@ -416,31 +466,48 @@ find_next_value(Node *node, void *context)
 	return IsA(node, NextValueExpr) || expression_tree_walker(node, find_next_value, context);
 }
 
-/* COPY FROM does not pass the executor. */
+/*
+ * COPY FROM does not pass the executor.  It may draw from a sequence for every
+ * identity column.
+ */
 static void
 note_copy(CopyStmt *copy)
 {
+	Oid			relid = InvalidOid;
+	Relation	relation;
+
 	if (copy->is_from && copy->relation != NULL)
-		note_modified_relation(RangeVarGetRelid(copy->relation, NoLock, true), true);
+		relid = RangeVarGetRelid(copy->relation, NoLock, true);
+	relation = OidIsValid(relid) ? RelationIdGetRelation(relid) : NULL;
+	if (relation == NULL)
+		return;
+	for (int i = 0; i < RelationGetNumberOfAttributes(relation); i++)
+		if (TupleDescAttr(RelationGetDescr(relation), i)->attidentity != '\0')
+			sequences_used = true;
+	RelationClose(relation);
 }
 
 /*
- * A relation is about to be changed.  An identity column takes its value from
- * a sequence without calling a function that we could see.
+ * Does ALTER TABLE add an identity column?  Filling it passes neither a
+ * function nor the executor.
  */
-static void
-note_modified_relation(Oid relid, bool inserts)
+static bool
+adds_identity(AlterTableStmt *alter)
 {
-	Relation	relation = OidIsValid(relid) ? RelationIdGetRelation(relid) : NULL;
+	ListCell   *cell;
 
-	if (relation == NULL)
-		return;
-	if (relation->trigdesc != NULL)
-		touched = true;
-	for (int i = 0; inserts && !sequences_used && i < RelationGetNumberOfAttributes(relation); i++)
-		if (TupleDescAttr(RelationGetDescr(relation), i)->attidentity != '\0')
-			sequences_used = touched = true;
-	RelationClose(relation);
+	foreach(cell, alter->cmds)
+	{
+		AlterTableCmd *command = (AlterTableCmd *) lfirst(cell);
+		ListCell   *constraint;
+
+		if (command->subtype != AT_AddColumn)
+			continue;
+		foreach(constraint, ((ColumnDef *) command->def)->constraints)
+			if (((Constraint *) lfirst(constraint))->contype == CONSTR_IDENTITY)
+				return true;
+	}
+	return false;
 }
 
 /*

@@ -9,7 +9,8 @@
  * static variable that nobody else can reach.  Mostly that does not matter:
  * the next client begins with a simple query, which drops it, or with a Parse
  * that replaces it.  For a client that begins with anything else we let
- * PostgresMain() read a Close message of our own first, from a socket pair.
+ * PostgresMain() read a Close message of our own first, from a socket pair, and
+ * behind it what it had read of the client's messages already.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,8 +19,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "libpq/libpq.h"
 #include "storage/fd.h"
 
+#include "compat.h"
 #include "unnamed_statement.h"
 
 /* Close of the unnamed statement, and Sync */
@@ -27,6 +30,9 @@ static const char close_and_sync[] = {
 	'C', 0, 0, 0, 6, 'S', 0,
 	'S', 0, 0, 0, 4,
 };
+
+/* at least as large as the receive buffer of pqcomm.c, PQ_RECV_BUFFER_SIZE */
+#define PW_RECEIVE_BUFFER_SIZE 8192
 
 static uint64 owner = 0;		/* client id, 0 if there is no statement */
 static bool injected = false;
@@ -53,6 +59,18 @@ pw_unnamed_statement_is_foreign(uint64 client_id)
 int
 pw_unnamed_statement_inject(void)
 {
+	/* what the backend has read already comes after our own */
+	char		bytes[sizeof(close_and_sync) + PW_RECEIVE_BUFFER_SIZE];
+	size_t		len = sizeof(close_and_sync);
+
+	memcpy(bytes, close_and_sync, len);
+	if (pw_input_is_buffered())
+		pq_startmsgread();
+	for (; pw_input_is_buffered() && len < sizeof(bytes); len++)
+		bytes[len] = (char) pq_getbyte();
+	if (len > sizeof(close_and_sync))
+		pq_endmsgread();
+
 	if (pair[0] < 0)
 	{
 		if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0)
@@ -62,7 +80,7 @@ pw_unnamed_statement_inject(void)
 		ReserveExternalFD();
 		ReserveExternalFD();
 	}
-	if (write(pair[1], close_and_sync, sizeof(close_and_sync)) != sizeof(close_and_sync))
+	if (write(pair[1], bytes, len) != len)
 		ereport(FATAL,
 				(errcode_for_socket_access(),
 				 errmsg("could not write to socket pair: %m")));

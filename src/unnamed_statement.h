@@ -13,7 +13,7 @@
 /* The client with this id may have left an unnamed statement. */
 extern void pw_unnamed_statement_note(uint64 client_id);
 
-/* There is none any more, or its owner is about to replace it. */
+/* There is none any more. */
 extern void pw_unnamed_statement_forget(void);
 
 /* Is there one that may belong to somebody else than this client? */

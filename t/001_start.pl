@@ -40,6 +40,9 @@ foreach my $host ($node->host, @addresses)
 	my $client =
 	  $node->client(host => $host, user => 'alice', application_name => 'me');
 	is($client->val('SELECT current_user'), 'alice', "bytes by $host");
+
+	# after its first transaction a client is parked, then it stays attached
+	$client->val('SELECT 2');
 	is( $node->value(
 			q{SELECT application_name, coalesce(host(client_addr), 'local')
 			FROM pg_stat_activity WHERE usename = 'alice' AND application_name = 'me'}

@@ -1,0 +1,227 @@
+# Copyright (c) pool_worker contributors
+
+# The unnamed prepared statement belongs to one client, although PostgreSQL
+# keeps it when that client has gone to the queue.  Whatever another client
+# sends first, it must be told that there is no such statement; and what the
+# slot does about that must not fail when the client has gone already.
+
+use strict;
+use warnings FATAL => 'all';
+use FindBin;
+use lib $FindBin::RealBin;
+use PoolWorker;
+use Test::More;
+
+my $node = PoolWorker->new('main')->setup(
+	conf => 'pool_worker.pool_size = 1',
+	sql  => 'CREATE ROLE alice LOGIN');
+
+sub msg { return PoolWorker::Wire::msg(@_); }
+
+my $sync    = PoolWorker::Wire::msg_sync();
+my $bind    = PoolWorker::Wire::msg_bind('', '');
+my $execute = PoolWorker::Wire::msg_execute('');
+
+# A client that has an unnamed statement which returns a secret, and does not
+# need the slot any more.
+sub with_secret
+{
+	my $client = $node->client(user => 'alice');
+
+	$client->send(
+		PoolWorker::Wire::msg_parse('', q{SELECT 'secret'}) . $sync);
+	is($client->answer->{types}, '1Z', 'a client has a statement');
+	$client->send($bind . $execute . $sync);
+	is(PoolWorker::Wire::text($client->answer), 'secret', 'and uses it');
+	return $client;
+}
+
+# Send bytes and read so many answers; returns SQLSTATEs and rows of them all.
+sub answers
+{
+	my ($client, $count, @parts) = @_;
+	my @found;
+
+	foreach my $part (@parts)
+	{
+		$client->send($part);
+		$node->value('SELECT 1');    # time for a packet of its own
+	}
+	foreach (1 .. $count)
+	{
+		my $answer = eval { $client->answer } || { lost => 1, rows => [] };
+
+		push @found, 'lost'              if $answer->{lost};
+		push @found, $answer->{error}{C} if $answer->{error};
+		push @found, map { @$_ } @{ $answer->{rows} };
+		last if $answer->{lost};
+	}
+	return join ' ', @found;
+}
+
+# What the second client sends, and the answers: number, and what is in them.
+my @first_words = (
+	[ 'Bind',            [ $bind . $execute . $sync ], 1, '26000' ],
+	[ 'Bind, in pieces', [ $bind, $execute, $sync ],   1, '26000' ],
+	[
+		'Bind, its first byte alone',
+		[ substr($bind, 0, 1), substr($bind, 1) . $execute . $sync ],
+		1, '26000'
+	],
+	[
+		'Describe', [ PoolWorker::Wire::msg_describe('S', '') . $sync ],
+		1,          '26000'
+	],
+	[ 'Sync, then Bind', [ $sync . $bind . $execute . $sync ], 2, '26000' ],
+	[
+		'Flush, then Bind',
+		[ PoolWorker::Wire::msg_flush() . $bind . $execute . $sync ],
+		1, '26000'
+	],
+	[
+		'Execute, then Bind',
+		[ $execute . $sync, $bind . $execute . $sync ],
+		2, '34000 26000'
+	],
+	[
+		'Parse with a name',
+		[
+			PoolWorker::Wire::msg_parse('mine', 'SELECT 1')
+			  . $bind
+			  . $execute
+			  . $sync,
+			PoolWorker::Wire::msg_close('S', 'mine') . $sync
+		],
+		2, '26000'
+	],
+	[
+		'Parse that fails',
+		[
+			PoolWorker::Wire::msg_parse('', 'SELEKT') . $sync,
+			$bind . $execute . $sync
+		],
+		2,
+		'42601 26000'
+	],
+	[
+		'Parse without its end',
+		[ msg('P', "\0SELECT 1\0") . $sync, $bind . $execute . $sync ],
+		2, '08P01 26000'
+	],
+	[
+		'Parse without a query',
+		[ msg('P', "\0") . $sync, $bind . $execute . $sync ],
+		2, '08P01 26000'
+	],
+	[
+		'a query without its end',
+		[ msg('Q', 'SELECT 1'), $bind . $execute . $sync ],
+		2, '08P01 26000'
+	],
+	[
+		'an empty query',
+		[ PoolWorker::Wire::msg_query(''), $bind . $execute . $sync ],
+		2, '26000'
+	],
+	[
+		'a function call',
+		[
+			msg('F', pack('N n n n', 1299, 0, 0, 0)),
+			$bind . $execute . $sync
+		],
+		2, '26000'
+	],
+	[
+		'Parse of its own',
+		[ PoolWorker::Wire::msg_extended(q{SELECT 'own'}) ],
+		1, 'own'
+	],
+	[
+		'Parse of its own, in pieces',
+		[ PoolWorker::Wire::msg_extended(q{SELECT 'own'}) =~ /(.{1,3})/gs ],
+		1, 'own'
+	],);
+
+foreach my $case (@first_words)
+{
+	my ($name, $parts, $count, $expected) = @$case;
+	my $owner = with_secret();
+	my $other = $node->client(user => 'alice');
+
+	is(answers($other, $count, @$parts),
+		$expected, "another client that begins with: $name");
+	$owner->send($bind . $execute . $sync);
+	my $again = answers($owner, 1);
+	like($again, qr/^(secret|26000)$/,
+		"$name: the first gets its own or nothing: $again");
+	is($other->val(q{SELECT 'fine'}), 'fine', "$name: and both go on");
+	is($owner->val(q{SELECT 'fine'}), 'fine', "$name: ...");
+	$_->terminate foreach $owner, $other;
+}
+
+note 'who is alone keeps it';
+{
+	my $owner = with_secret();
+
+	foreach (1 .. 3)
+	{
+		$owner->send($bind . $execute . $sync);
+		is(answers($owner, 1), 'secret', 'used again');
+	}
+	$owner->terminate;
+	my $other = $node->client(user => 'alice');
+	is(answers($other, 1, $bind . $execute . $sync),
+		'26000', 'until it has left');
+	$other->terminate;
+}
+
+# Clock ticks that a process has used.
+sub ticks
+{
+	my ($pid) = @_;
+
+	open my $stat, '<', "/proc/$pid/stat" or return 0;
+	my @fields = split ' ', (<$stat> =~ s/.*\) //sr);
+	close $stat;
+	return $fields[11] + $fields[12];
+}
+
+note 'a client that has spoken and gone before its hello';
+foreach my $how ('close', 'reset')
+{
+	foreach my $words ($sync, $bind . $execute . $sync, substr($bind, 0, 4))
+	{
+		my $owner  = with_secret();
+		my $holder = $node->client(user => 'alice');
+
+		# in a transaction, and with an unnamed statement of its own
+		$holder->ask_extended('BEGIN');
+		my ($slot) = $node->slot_pids('postgres', 'alice');
+		my $hasty = $node->raw('pool');
+		$hasty->send_startup(user => 'alice', database => 'postgres');
+		$node->soon(
+			q{SELECT count(*) FROM pool_clients() WHERE state = 'parked'},
+			2, 'somebody logs in');
+		$hasty->send($words);
+		$hasty->$how;
+		my $before = ticks($slot);
+
+		$holder->ask_extended('COMMIT');
+		my $name = length($words) . " bytes and a $how";
+		my $next = eval { $node->client(user => 'alice') };
+		is(($next && eval { $next->val('SELECT 1') }) // 'nothing',
+			'1', "$name: the next client is served");
+		$node->soon(q{SELECT state FROM pool_slots() WHERE role = 'alice'},
+			'idle', "$name: then the slot is idle");
+		cmp_ok(ticks($slot) - $before,
+			'<', 50, "$name: and has not been busy with nothing");
+		is(eval { $holder->val('SELECT 2') } // 'nothing',
+			'2', "$name: who was there is served");
+		$_->terminate foreach grep { $_ } $next, $holder, $owner;
+		$node->soon('SELECT count(*) FROM pool_clients()',
+			0, "$name: nobody is left");
+	}
+}
+
+$node->stop;
+done_testing();
