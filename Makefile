@@ -44,10 +44,10 @@ PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir)
 PG_CFLAGS = $(WERROR)
 SHLIB_LINK = $(libpq)
 
-# A test build: assertions and the named pauses that tests use to hold a race
-# open.  Objects do not know how they were built: "make clean" when changing it.
+# A test build: with assertions.  Objects do not know how they were built: "make
+# clean" when changing it.
 ifeq ($(PW_TESTING),1)
-PG_CPPFLAGS += -DUSE_ASSERT_CHECKING -DPW_TESTING
+PG_CPPFLAGS += -DUSE_ASSERT_CHECKING
 endif
 
 # Bitcode lets the JIT inline functions that run once per row.  None of ours

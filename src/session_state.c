@@ -105,7 +105,7 @@ static bool draws_next_value(Plan *plan);
 static bool list_draws_next_value(List *plans);
 static bool find_next_value(Node *node, void *context);
 static void note_copy(CopyStmt *copy);
-static bool adds_identity(AlterTableStmt *alter);
+static bool adds_identity(AlterTableStmt * alter);
 static void note_function(Oid function);
 static bool leaves_invisible_state(Oid function);
 static PwPinReason look(void);
@@ -454,7 +454,7 @@ list_draws_next_value(List *plans)
 
 	foreach(cell, plans)
 		if (draws_next_value((Plan *) lfirst(cell)))
-			return true;
+		return true;
 	return false;
 }
 
@@ -492,7 +492,7 @@ note_copy(CopyStmt *copy)
  * function nor the executor.
  */
 static bool
-adds_identity(AlterTableStmt *alter)
+adds_identity(AlterTableStmt * alter)
 {
 	ListCell   *cell;
 
@@ -505,7 +505,7 @@ adds_identity(AlterTableStmt *alter)
 			continue;
 		foreach(constraint, ((ColumnDef *) command->def)->constraints)
 			if (((Constraint *) lfirst(constraint))->contype == CONSTR_IDENTITY)
-				return true;
+			return true;
 	}
 	return false;
 }

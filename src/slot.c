@@ -48,6 +48,8 @@ typedef struct PwSlot
 static const PwSlotEvents *events = NULL;
 static PwSlot *slots = NULL;
 
+static const char *begin_connection(PwSlot *slot, const char *database, const char *role);
+static void init_entry(PwShmSlot *shared, int pool, bool cold);
 static void slot_watch_again(PwSlot *slot, int wanted);
 static void connect_step(void *arg, int ready);
 static void connect_timed_out(void *arg);
@@ -101,53 +103,15 @@ pw_slot_open(int index, int pool, const char *database, const char *role,
 			 int pool_epfd, bool cold, PwSlotFailure *failure)
 {
 	PwSlot	   *slot = &slots[index];
-	PwShmSlot  *shared = &PwSlots[index];
-	char		port[16];
-	const char *keywords[] = {"host", "port", "dbname", "user",
-	"application_name", "gssencmode", NULL};
-	const char *values[] = {first_socket_directory(), port, database, role,
-	PW_SLOT_APPLICATION_NAME, "disable", NULL};
-
-	StaticAssertStmt(lengthof(keywords) == lengthof(values),
-					 "connection keywords and values must pair up");
 
 	memset(failure, 0, sizeof(PwSlotFailure));
-	if (values[0] == NULL)
-	{
-		failure->message = "the server has no Unix socket: set \"unix_socket_directories\"";
+	failure->message = begin_connection(slot, database, role);
+	if (failure->message != NULL)
 		return false;
-	}
-	/* libpq's socket counts against max_files_per_process like any other */
-	if (!AcquireExternalFD())
-	{
-		failure->message = "too many open files: raise \"max_files_per_process\" or lower \"pool_worker.max_slots\"";
-		return false;
-	}
-
-	snprintf(port, sizeof(port), "%d", PostPortNumber);
-	slot->conn = PQconnectStartParams(keywords, values, false);
-	if (slot->conn == NULL)
-	{
-		ReleaseExternalFD();
-		failure->message = "out of memory";
-		return false;
-	}
-	PQsetErrorVerbosity(slot->conn, PQERRORS_VERBOSE);
 	slot->pool_epfd = pool_epfd;
 	slot->opened = false;
 	slot->holds = MemoryContextAllocZero(TopMemoryContext, (PwControl->max_clients + 7) / 8);
-
-	LWLockAcquire(&PwControl->lock, LW_EXCLUSIVE);
-	shared->pid = 0;
-	shared->pool = pool;
-	shared->worker_generation = PwControl->worker_generation;
-	LWLockRelease(&PwControl->lock);
-	shared->client = shared->assigned = PW_NONE;
-	shared->opened_at = shared->state_since = pw_loop_now();
-	shared->pin_reason = PW_PIN_NONE;
-	shared->cold = cold;
-	shared->transactions = shared->attaches = 0;
-	pg_atomic_write_u32(&shared->activity, PW_SLOT_OPENING);
+	init_entry(&PwSlots[index], pool, cold);
 
 	pw_timer_arm(&slot->deadline,
 				 TimestampTzPlusMilliseconds(pw_loop_now(), pw_connect_timeout),
@@ -162,6 +126,56 @@ pw_slot_open(int index, int pool, const char *database, const char *role,
 	else
 		slot_watch_again(slot, PW_WRITE);
 	return true;
+}
+
+/*
+ * Have libpq take the first step.  Returns NULL, or what is in the way.
+ */
+static const char *
+begin_connection(PwSlot *slot, const char *database, const char *role)
+{
+	char		port[16];
+	const char *keywords[] = {"host", "port", "dbname", "user",
+	"application_name", "gssencmode", NULL};
+	const char *values[] = {first_socket_directory(), port, database, role,
+	PW_SLOT_APPLICATION_NAME, "disable", NULL};
+
+	StaticAssertStmt(lengthof(keywords) == lengthof(values),
+					 "connection keywords and values must pair up");
+
+	if (values[0] == NULL)
+		return "the server has no Unix socket: set \"unix_socket_directories\"";
+
+	/* libpq's socket counts against max_files_per_process like any other */
+	if (!AcquireExternalFD())
+		return "too many open files: raise \"max_files_per_process\" or lower \"pool_worker.max_slots\"";
+
+	snprintf(port, sizeof(port), "%d", PostPortNumber);
+	slot->conn = PQconnectStartParams(keywords, values, false);
+	if (slot->conn == NULL)
+	{
+		ReleaseExternalFD();
+		return "out of memory";
+	}
+	PQsetErrorVerbosity(slot->conn, PQERRORS_VERBOSE);
+	return NULL;
+}
+
+/* Make the shared entry that of a slot which is being opened. */
+static void
+init_entry(PwShmSlot *shared, int pool, bool cold)
+{
+	LWLockAcquire(&PwControl->lock, LW_EXCLUSIVE);
+	shared->pid = 0;
+	shared->pool = pool;
+	shared->worker_generation = PwControl->worker_generation;
+	LWLockRelease(&PwControl->lock);
+	shared->client = shared->assigned = PW_NONE;
+	shared->opened_at = shared->state_since = pw_loop_now();
+	shared->pin_reason = PW_PIN_NONE;
+	shared->cold = cold;
+	shared->transactions = shared->attaches = 0;
+	pg_atomic_write_u32(&shared->activity, PW_SLOT_OPENING);
 }
 
 /*
