@@ -105,8 +105,7 @@ pw_wait_for_work(PwPinReason reason)
 			ResetLatch(MyLatch);
 			service_interrupts(reason == PW_PIN_NONE);
 			pw_check_worker();
-			if (PwSelf.client == PW_NONE)
-				pw_descriptors_drop_departed();
+			pw_descriptors_drop_departed();
 			continue;
 		}
 		if (PwSelf.client == PW_NONE)
