@@ -14,6 +14,7 @@ OBJS = \
 	src/event_loop.o \
 	src/fd_passing.o \
 	src/greeting.o \
+	src/greeting_cache.o \
 	src/handoff.o \
 	src/identity.o \
 	src/inherited_memory.o \

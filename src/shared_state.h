@@ -165,6 +165,10 @@ typedef enum PwPinReason
 /* application_name of a slot while no client is attached */
 #define PW_SLOT_APPLICATION_NAME "pool_worker slot"
 
+/* greetings remembered for a pool, and the longest of use, bytes */
+#define PW_GREETINGS 4
+#define PW_GREETING_SIZE 4096
+
 #define PW_REMOTE_HOST_LEN 64	/* numeric address or "[local]" */
 #define PW_REMOTE_PORT_LEN 8
 #define PW_POOL_ERROR_LEN 256
@@ -258,6 +262,10 @@ typedef struct PwShmPool
 	uint64		cold_slots;		/* opened while a client waited for one */
 	TimestampTz last_error_at;	/* 0 if the last slot login succeeded */
 	char		last_error[PW_POOL_ERROR_LEN];	/* under control->lock */
+
+	/* protected by control->lock; see greeting_cache.c */
+	dsa_pointer greetings[PW_GREETINGS];
+	int			next_greeting;	/* the place to be used next */
 
 	/* the worker looks at the pool's epoll set; see pool.c */
 	pg_atomic_uint32 watched;
