@@ -25,69 +25,49 @@
 
 #include "greeting_cache.h"
 
-typedef struct PwShmGreeting
-{
-	TimestampTz as_of;			/* PgReloadTime of the slot */
-	bool		in_recovery;	/* in_hot_standby is among the parameters */
-	uint32		settings_len;
-	uint32		messages_len;
-	char		data[FLEXIBLE_ARRAY_MEMBER];	/* settings, then messages */
-} PwShmGreeting;
-
-static PwShmGreeting *find_locked(PwShmPool *pool, const char *settings, uint32 settings_len);
+static PwShmGreeting *find_locked(PwShmPool *pool, const char *settings,
+								  uint32 settings_len, bool in_recovery);
 
 void
 pw_greeting_store(PwShmPool *pool, const char *settings, uint32 settings_len,
 				  const char *messages, uint32 messages_len)
 {
-	dsa_area   *area = pw_shared_area();
-	dsa_pointer fresh;
-	dsa_pointer old;
+	bool		in_recovery = RecoveryInProgress();
 	PwShmGreeting *greeting;
-	bool		known;
 
-	LWLockAcquire(&PwControl->lock, LW_SHARED);
-	known = find_locked(pool, settings, settings_len) != NULL;
-	LWLockRelease(&PwControl->lock);
-	if (known)
+	if (settings_len > PW_GREETING_SETTINGS_LEN || messages_len > PW_GREETING_MESSAGES_LEN)
 		return;
-
-	fresh = dsa_allocate_extended(area, offsetof(PwShmGreeting, data) + settings_len + messages_len,
-								  DSA_ALLOC_NO_OOM);
-	if (!DsaPointerIsValid(fresh))
-		return;
-	greeting = dsa_get_address(area, fresh);
-	greeting->as_of = PgReloadTime;
-	greeting->in_recovery = RecoveryInProgress();
-	greeting->settings_len = settings_len;
-	greeting->messages_len = messages_len;
-	memcpy(greeting->data, settings, settings_len);
-	memcpy(greeting->data + settings_len, messages, messages_len);
 
 	LWLockAcquire(&PwControl->lock, LW_EXCLUSIVE);
-	old = pool->greetings[pool->next_greeting];
-	pool->greetings[pool->next_greeting] = fresh;
-	pool->next_greeting = (pool->next_greeting + 1) % PW_GREETINGS;
+	if (find_locked(pool, settings, settings_len, in_recovery) == NULL)
+	{
+		greeting = &pool->greetings[pool->next_greeting];
+		pool->next_greeting = (pool->next_greeting + 1) % PW_GREETINGS;
+		greeting->as_of = PgReloadTime;
+		greeting->in_recovery = in_recovery;
+		greeting->settings_len = settings_len;
+		greeting->messages_len = messages_len;
+		memcpy(greeting->settings, settings, settings_len);
+		memcpy(greeting->messages, messages, messages_len);
+	}
 	LWLockRelease(&PwControl->lock);
-	if (DsaPointerIsValid(old))
-		dsa_free(area, old);
 }
 
 bool
 pw_greeting_find(PwShmPool *pool, const char *settings, uint32 settings_len,
 				 StringInfo out, TimestampTz *as_of)
 {
-	char		messages[PW_GREETING_SIZE];
+	bool		in_recovery = RecoveryInProgress();
+	char		messages[PW_GREETING_MESSAGES_LEN];
 	uint32		len = 0;
 	PwShmGreeting *greeting;
 
-	(void) pw_shared_area();
 	LWLockAcquire(&PwControl->lock, LW_SHARED);
-	greeting = find_locked(pool, settings, settings_len);
-	if (greeting != NULL && greeting->messages_len <= sizeof(messages))
+	greeting = find_locked(pool, settings, settings_len, in_recovery);
+	if (greeting != NULL)
 	{
 		len = greeting->messages_len;
-		memcpy(messages, greeting->data + settings_len, len);
+		memcpy(messages, greeting->messages, len);
 		*as_of = greeting->as_of;
 	}
 	LWLockRelease(&PwControl->lock);
@@ -99,35 +79,23 @@ pw_greeting_find(PwShmPool *pool, const char *settings, uint32 settings_len,
 void
 pw_greeting_forget(PwShmPool *pool)
 {
-	dsa_pointer old[PW_GREETINGS];
-
 	LWLockAcquire(&PwControl->lock, LW_EXCLUSIVE);
-	memcpy(old, pool->greetings, sizeof(old));
 	for (int i = 0; i < PW_GREETINGS; i++)
-		pool->greetings[i] = InvalidDsaPointer;
+		pool->greetings[i].messages_len = 0;
 	LWLockRelease(&PwControl->lock);
-
-	for (int i = 0; i < PW_GREETINGS; i++)
-		if (DsaPointerIsValid(old[i]))
-			dsa_free(pw_shared_area(), old[i]);
 }
 
-/*
- * The caller holds control->lock, and has attached to the area.
- */
+/* The caller holds control->lock. */
 static PwShmGreeting *
-find_locked(PwShmPool *pool, const char *settings, uint32 settings_len)
+find_locked(PwShmPool *pool, const char *settings, uint32 settings_len, bool in_recovery)
 {
 	for (int i = 0; i < PW_GREETINGS; i++)
 	{
-		PwShmGreeting *greeting;
+		PwShmGreeting *greeting = &pool->greetings[i];
 
-		if (!DsaPointerIsValid(pool->greetings[i]))
-			continue;
-		greeting = dsa_get_address(pw_shared_area(), pool->greetings[i]);
-		if (greeting->settings_len == settings_len &&
-			greeting->in_recovery == RecoveryInProgress() &&
-			memcmp(greeting->data, settings, settings_len) == 0)
+		if (greeting->messages_len > 0 && greeting->settings_len == settings_len &&
+			greeting->in_recovery == in_recovery &&
+			memcmp(greeting->settings, settings, settings_len) == 0)
 			return greeting;
 	}
 	return NULL;

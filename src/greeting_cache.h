@@ -16,7 +16,7 @@
 
 /*
  * A slot has greeted a client with this list of startup settings by these
- * ParameterStatus messages.  Harmless if it is known already.
+ * ParameterStatus messages.  Ignored if it is known already, or unusually long.
  */
 extern void pw_greeting_store(PwShmPool *pool, const char *settings, uint32 settings_len,
 							  const char *messages, uint32 messages_len);

@@ -244,8 +244,6 @@ init_entries(void)
 	memset(PwPools, 0, sizeof(PwShmPool) * PwControl->max_pools);
 	for (int i = 0; i < PwControl->max_pools; i++)
 	{
-		for (int j = 0; j < PW_GREETINGS; j++)
-			PwPools[i].greetings[j] = InvalidDsaPointer;
 		pg_atomic_init_u32(&PwPools[i].watched, 0);
 		pg_atomic_init_u32(&PwPools[i].poked, 0);
 		pg_atomic_init_u32(&PwPools[i].parked, 0);

@@ -165,9 +165,10 @@ typedef enum PwPinReason
 /* application_name of a slot while no client is attached */
 #define PW_SLOT_APPLICATION_NAME "pool_worker slot"
 
-/* greetings remembered for a pool, and the longest of use, bytes */
+/* greetings remembered for a pool; longer ones than this are not, bytes */
 #define PW_GREETINGS 4
-#define PW_GREETING_SIZE 4096
+#define PW_GREETING_SETTINGS_LEN 256
+#define PW_GREETING_MESSAGES_LEN 1024
 
 #define PW_REMOTE_HOST_LEN 64	/* numeric address or "[local]" */
 #define PW_REMOTE_PORT_LEN 8
@@ -240,6 +241,17 @@ typedef struct PwShmSlot
 	uint64		attaches;		/* clients attached since it was opened */
 } PwShmSlot;
 
+/* How clients with certain startup settings are greeted; see greeting_cache.c. */
+typedef struct PwShmGreeting
+{
+	TimestampTz as_of;			/* PgReloadTime of the slot that said it */
+	bool		in_recovery;	/* in_hot_standby is among the parameters */
+	uint32		settings_len;	/* bytes */
+	uint32		messages_len;	/* bytes; 0 if there is no greeting */
+	char		settings[PW_GREETING_SETTINGS_LEN];
+	char		messages[PW_GREETING_MESSAGES_LEN];
+} PwShmGreeting;
+
 typedef struct PwShmPool
 {
 	/* protected by control->lock */
@@ -264,7 +276,7 @@ typedef struct PwShmPool
 	char		last_error[PW_POOL_ERROR_LEN];	/* under control->lock */
 
 	/* protected by control->lock; see greeting_cache.c */
-	dsa_pointer greetings[PW_GREETINGS];
+	PwShmGreeting greetings[PW_GREETINGS];
 	int			next_greeting;	/* the place to be used next */
 
 	/* the worker looks at the pool's epoll set; see pool.c */
