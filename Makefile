@@ -14,7 +14,6 @@ OBJS = \
 	src/event_loop.o \
 	src/fd_passing.o \
 	src/greeting.o \
-	src/greeting_cache.o \
 	src/handoff.o \
 	src/identity.o \
 	src/inherited_memory.o \

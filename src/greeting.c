@@ -24,12 +24,9 @@
 
 #include "compat.h"
 #include "greeting.h"
-#include "greeting_cache.h"
 #include "protocol.h"
 
 static void send_built(const PQcommMethods *methods, StringInfo message);
-static void build_report(StringInfo messages);
-static void store_report(PwShmClient *client);
 
 void
 pw_greet(const PQcommMethods *methods, PwShmClient *client)
@@ -39,7 +36,6 @@ pw_greet(const PQcommMethods *methods, PwShmClient *client)
 	initStringInfo(&message);
 	pw_build_authentication(&message, AUTH_REQ_OK, NULL, 0);
 	send_built(methods, &message);
-	store_report(client);
 	pw_report_all(methods);
 	pw_build_backend_key(&message, client->cancel_pid, client->cancel_key);
 	send_built(methods, &message);
@@ -77,46 +73,20 @@ send_built(const PQcommMethods *methods, StringInfo message)
 void
 pw_report_all(const PQcommMethods *methods)
 {
-	StringInfoData messages;
-	PwReader	body;
-	size_t		size;
-	char		type;
-
-	initStringInfo(&messages);
-	build_report(&messages);
-	for (int done = 0;
-		 pw_frame_message(messages.data + done, messages.len - done,
-						  PG_INT32_MAX, &type, &size, &body) == PW_FRAME_COMPLETE;
-		 done += size)
-		(void) methods->putmessage(type, body.pos, pw_reader_left(&body));
-	pfree(messages.data);
-}
-
-/* One ParameterStatus message for each reported parameter. */
-static void
-build_report(StringInfo messages)
-{
 	int			count;
 	struct config_generic **settings = pw_guc_variables(&count);
+	StringInfoData message;
 
+	initStringInfo(&message);
 	for (int i = 0; i < count; i++)
-		if ((settings[i]->flags & GUC_REPORT) != 0)
-			pw_build_parameter_status(messages, settings[i]->name,
-									  GetConfigOption(settings[i]->name, false, false));
-}
-
-/* Let the worker greet the next client with the same settings. */
-static void
-store_report(PwShmClient *client)
-{
-	StringInfoData messages;
-
-	initStringInfo(&messages);
-	build_report(&messages);
-	pw_greeting_store(&PwPools[client->pool],
-					  dsa_get_address(pw_shared_area(), client->settings),
-					  client->settings_len, messages.data, messages.len);
-	pfree(messages.data);
+	{
+		if ((settings[i]->flags & GUC_REPORT) == 0)
+			continue;
+		pw_build_parameter_status(&message, settings[i]->name,
+								  GetConfigOption(settings[i]->name, false, false));
+		send_built(methods, &message);
+	}
+	pfree(message.data);
 }
 
 void

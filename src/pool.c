@@ -48,7 +48,6 @@
 #include "utils/timestamp.h"
 
 #include "client.h"
-#include "greeting_cache.h"
 #include "pool.h"
 #include "pool_internal.h"
 #include "protocol.h"
@@ -65,7 +64,6 @@ static void client_authenticated(int client, const PwLogin *login);
 static void login_refused(const char *database, const char *role);
 static void cancel_requested(int32 pid, int32 key);
 static void client_closing(int client);
-static bool greet(int client);
 static void refuse_too_many(int client);
 static void slot_opened(int slot);
 static void slot_gone(int slot);
@@ -160,8 +158,6 @@ pw_pool_work(void)
 void
 pw_pool_reload(void)
 {
-	for (int i = 0; i < PwControl->max_pools; i++)
-		pw_greeting_forget(&PwPools[i]);
 	pw_pool_size_reload();
 }
 
@@ -194,47 +190,16 @@ client_authenticated(int client, const PwLogin *login)
 	shared->pool = pool->shared - PwPools;
 	pool->shared->clients++;
 	PwControl->clients++;
-	shared->said_hello = greet(client);
 	word = pg_atomic_read_u64(&shared->word);
 	(void) pw_client_move(shared, word, PW_CLIENT_PARKED, PW_NONE);
 
-	event.events = (shared->said_hello ? EPOLLIN | EPOLLRDHUP : EPOLLOUT) | EPOLLONESHOT;
+	event.events = EPOLLOUT | EPOLLONESHOT;
 	event.data.u64 = PW_EPOLL_DATA(client, PW_WORD_GENERATION(word));
 	if (epoll_ctl(pool->epfd, EPOLL_CTL_ADD, pw_client_fd(client), &event) < 0)
 		ereport(ERROR,
 				(errcode_for_socket_access(),
 				 errmsg("could not park pool client: %m")));
 	pw_pool_dispatch(pool);
-}
-
-/*
- * Greet a client ourselves, if we know what to say.  If not, or if the socket
- * does not take it all at once, the slot that attaches it first does so.
- */
-static bool
-greet(int client)
-{
-	PwShmClient *shared = &PwClients[client];
-	StringInfoData out;
-	ssize_t		sent;
-
-	if (PwPools[shared->pool].slots == 0)
-		return false;
-	initStringInfo(&out);
-	pw_build_authentication(&out, AUTH_REQ_OK, NULL, 0);
-	if (!pw_greeting_find(&PwPools[shared->pool],
-						  dsa_get_address(pw_shared_area(), shared->settings),
-						  shared->settings_len, &out, &shared->reload_seen))
-		return false;
-	pw_build_backend_key(&out, shared->cancel_pid, shared->cancel_key);
-	pw_build_ready(&out, 'I');
-
-	sent = send(pw_client_fd(client), out.data, out.len, MSG_DONTWAIT | MSG_NOSIGNAL);
-	if (sent > 0 && sent < out.len)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("could not greet pool client")));
-	return sent == out.len;
 }
 
 static void
@@ -312,7 +277,6 @@ slot_opened(int slot)
 
 	pool->shared->opening--;
 	pool->shared->slots++;
-	pw_greeting_forget(pool->shared);
 	if (PwSlots[slot].cold)
 		pool->shared->cold_slots++;
 	pw_pool_open_succeeded(pool);
@@ -492,7 +456,6 @@ pw_pool_drop(PwPool *pool)
 	close(pool->epfd);
 	ReleaseExternalFD();
 	pool->epfd = -1;
-	pw_greeting_forget(pool->shared);
 	pool->min_slots = pool->failures = 0;
 	pool->wants_slot = false;
 

@@ -47,7 +47,6 @@ static void check_pool(PwPool *pool);
 static bool is_unused(PwPool *pool);
 static void retire_slots(PwPool *pool);
 static void release_claimed_slots(void);
-static void tell_departures(void);
 static void open_slot(PwPool *pool, bool cold);
 static void make_room(PwPool *needy);
 static void retire_idle(PwPool *pool);
@@ -143,7 +142,6 @@ tick(void *arg)
 	pw_timer_arm(&tick_timer, TimestampTzPlusMilliseconds(pw_loop_now(), TICK_MS),
 				 tick, tick, NULL);
 	release_claimed_slots();
-	tell_departures();
 	(void) pw_slot_reclaim_orphans(reclaimed);
 	serve_wanting_pools();
 
@@ -216,25 +214,6 @@ is_unused(PwPool *pool)
 {
 	return pool->shared->slots + pool->shared->opening == 0 &&
 		pool->shared->clients == 0 && !pool->prewarmed;
-}
-
-/*
- * Slots drop their copies of the descriptors of clients that have left when
- * they are awake.  If any have left, wake those that sleep.
- */
-static void
-tell_departures(void)
-{
-	static uint64 told = 0;
-	uint64		departures = pg_atomic_read_u64(&PwControl->departures);
-
-	if (departures == told)
-		return;
-	told = departures;
-	for (int i = 0; i < PwControl->max_slots; i++)
-		if (pg_atomic_read_u32(&PwSlots[i].activity) == PW_SLOT_IDLE ||
-			pg_atomic_read_u32(&PwSlots[i].activity) == PW_SLOT_PINNED)
-			pw_wake_slot(i);
 }
 
 /* Open what the minimum wants, or forget the pool if nobody needs it. */

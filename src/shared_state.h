@@ -165,11 +165,6 @@ typedef enum PwPinReason
 /* application_name of a slot while no client is attached */
 #define PW_SLOT_APPLICATION_NAME "pool_worker slot"
 
-/* greetings remembered for a pool; longer ones than this are not, bytes */
-#define PW_GREETINGS 4
-#define PW_GREETING_SETTINGS_LEN 256
-#define PW_GREETING_MESSAGES_LEN 1024
-
 #define PW_REMOTE_HOST_LEN 64	/* numeric address or "[local]" */
 #define PW_REMOTE_PORT_LEN 8
 #define PW_POOL_ERROR_LEN 256
@@ -241,17 +236,6 @@ typedef struct PwShmSlot
 	uint64		attaches;		/* clients attached since it was opened */
 } PwShmSlot;
 
-/* How clients with certain startup settings are greeted; see greeting_cache.c. */
-typedef struct PwShmGreeting
-{
-	TimestampTz as_of;			/* PgReloadTime of the slot that said it */
-	bool		in_recovery;	/* in_hot_standby is among the parameters */
-	uint32		settings_len;	/* bytes */
-	uint32		messages_len;	/* bytes; 0 if there is no greeting */
-	char		settings[PW_GREETING_SETTINGS_LEN];
-	char		messages[PW_GREETING_MESSAGES_LEN];
-} PwShmGreeting;
-
 typedef struct PwShmPool
 {
 	/* protected by control->lock */
@@ -274,10 +258,6 @@ typedef struct PwShmPool
 	uint64		cold_slots;		/* opened while a client waited for one */
 	TimestampTz last_error_at;	/* 0 if the last slot login succeeded */
 	char		last_error[PW_POOL_ERROR_LEN];	/* under control->lock */
-
-	/* protected by control->lock; see greeting_cache.c */
-	PwShmGreeting greetings[PW_GREETINGS];
-	int			next_greeting;	/* the place to be used next */
 
 	/* the worker looks at the pool's epoll set; see pool.c */
 	pg_atomic_uint32 watched;

@@ -105,7 +105,8 @@ pw_wait_for_work(PwPinReason reason)
 			ResetLatch(MyLatch);
 			service_interrupts(reason == PW_PIN_NONE);
 			pw_check_worker();
-			pw_descriptors_drop_departed();
+			if (PwSelf.client == PW_NONE)
+				pw_descriptors_drop_departed();
 			continue;
 		}
 		if (PwSelf.client == PW_NONE)
