@@ -453,6 +453,7 @@ pw_pool_drop(PwPool *pool)
 {
 	pw_watch_remove(&pool->watch);
 	pw_timer_disarm(&pool->retry);
+	pw_timer_disarm(&pool->growth);
 	close(pool->epfd);
 	ReleaseExternalFD();
 	pool->epfd = -1;

@@ -32,6 +32,8 @@ typedef struct PwPool
 	bool		wants_slot;		/* had to wait for room under max_slots */
 	int			failures;		/* slot logins that failed in a row */
 	PwTimer		retry;			/* armed while waiting to try again */
+	PwTimer		growth;			/* armed while waiting whether it must grow */
+	bool		growth_due;		/* it must, if somebody still waits */
 } PwPool;
 
 /* By index, like PwPools. */

@@ -5,7 +5,8 @@
  *
  * Runs in: pool worker.
  *
- * A pool grows by one slot whenever a client is ready and no slot is idle, up
+ * A pool grows by one slot whenever a client is ready and no slot is idle, nor
+ * will be in a moment, up
  * to pool_size, with few logins at a time.  It shrinks when slots have been
  * idle for long, and when another pool needs the room under max_slots.  A
  * login that failed is tried again after a while, as long as somebody waits
@@ -36,6 +37,9 @@
 #define TICK_MS 1000
 #define BUSY_TICK_MS 250
 
+/* how long somebody has to wait before a pool with slots grows, ms */
+#define GROWTH_DELAY_MS 5
+
 /* delays before the next login after so many that failed, ms */
 static const int retry_delays[] = {0, 100, 500, 2000};
 
@@ -53,6 +57,7 @@ static void retire_idle(PwPool *pool);
 static int	count_waiting(PwPool *pool);
 static bool is_waiting(int client);
 static bool has_queue(PwPool *pool);
+static void grow(void *arg);
 static void count_failure(PwPool *pool, const PwSlotFailure *failure);
 static void retry_open(void *arg);
 static void retry_failed(void *arg);
@@ -239,8 +244,28 @@ check_pool(PwPool *pool)
 void
 pw_pool_want_slot(PwPool *pool)
 {
-	if (pw_pool_can_grow(pool) && has_queue(pool))
+	if (!pw_pool_can_grow(pool) || !has_queue(pool))
+		return;
+	if (pool->shared->slots == 0 || pool->growth_due)
 		open_slot(pool, true);
+	else
+		pw_timer_arm(&pool->growth,
+					 TimestampTzPlusMilliseconds(pw_loop_now(), GROWTH_DELAY_MS),
+					 grow, retry_failed, pool);
+}
+
+/*
+ * Timer callback: a slot that was about to be idle is so by now.  If somebody
+ * still waits, the pool does need another one.
+ */
+static void
+grow(void *arg)
+{
+	PwPool	   *pool = (PwPool *) arg;
+
+	pool->growth_due = true;
+	pw_pool_dispatch(pool);
+	pool->growth_due = false;
 }
 
 /*
@@ -253,7 +278,8 @@ pw_pool_can_grow(PwPool *pool)
 	PwShmPool  *shared = pool->shared;
 
 	return shared->slots + shared->opening < shared->pool_size &&
-		shared->opening == 0 && pool->retry.expires_at == 0 && !pool->wants_slot;
+		shared->opening == 0 && pool->retry.expires_at == 0 &&
+		pool->growth.expires_at == 0 && !pool->wants_slot;
 }
 
 /* Does anybody wait in the pool's queue? */
