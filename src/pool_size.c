@@ -5,12 +5,11 @@
  *
  * Runs in: pool worker.
  *
- * A pool grows by one slot whenever a client is ready and no slot is idle, nor
- * will be in a moment, up
- * to pool_size, with few logins at a time.  It shrinks when slots have been
- * idle for long, and when another pool needs the room under max_slots.  A
- * login that failed is tried again after a while, as long as somebody waits
- * for it; in the end the waiting clients are told why.
+ * A pool grows by one slot when a client is ready and no slot is idle, nor will
+ * be in a moment, up to pool_size, with few logins at a time.  It shrinks when
+ * slots have been idle for long, and when another pool needs the room under
+ * max_slots.  A login that failed is tried again after a while, as long as
+ * somebody waits for it; in the end the waiting clients are told why.
  *
  *-------------------------------------------------------------------------
  */
