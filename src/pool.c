@@ -69,6 +69,7 @@ static void slot_opened(int slot);
 static void slot_gone(int slot);
 static void slot_emptied(int pool);
 static void return_clients_of(int slot);
+static void requeue(int client, uint64 word);
 static PwPool *pool_find(Oid dboid, Oid roleoid);
 static PwPool *pool_create(const PwLogin *login, PwReport *why);
 static bool pool_open_set(PwPool *pool);
@@ -324,7 +325,7 @@ return_clients_of(int slot)
 			pw_client_close_attached(i);
 		}
 		else
-			pw_pool_requeue(i, word);
+			requeue(i, word);
 	}
 }
 
@@ -332,8 +333,8 @@ return_clients_of(int slot)
  * Park a client again that the worker, or a slot that is gone, had taken out
  * of the queue.  It is made ready at once, so that somebody looks at it.
  */
-void
-pw_pool_requeue(int client, uint64 word)
+static void
+requeue(int client, uint64 word)
 {
 	struct epoll_event event;
 
@@ -790,7 +791,7 @@ another_slot_will_idle(PwPool *pool, int slot)
 		if (i != slot && PwSlots[i].pool == index &&
 			pg_atomic_read_u32(&PwSlots[i].activity) < PW_SLOT_PINNED)
 			return true;
-	return pw_pool_can_grow(pool);
+	return pw_pool_can_grow(pool) || pool->growth.expires_at != 0;
 }
 
 static bool
