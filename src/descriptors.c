@@ -305,12 +305,6 @@ pw_descriptor_drop(int client)
 	entry->held = false;
 }
 
-uint64
-pw_descriptors_backlog(void)
-{
-	return pg_atomic_read_u64(&PwControl->departures) - departures_seen;
-}
-
 /*
  * An entry of the ring may be overwritten while we read it, if we are a whole
  * round behind.  So look at the count again afterwards, and if that has

@@ -44,7 +44,4 @@ extern void pw_descriptor_drop(int client);
 /* Let go of the sockets of all clients that have left since the last call. */
 extern void pw_descriptors_drop_departed(void);
 
-/* How many departures there are to look at. */
-extern uint64 pw_descriptors_backlog(void);
-
 #endif							/* PW_DESCRIPTORS_H */

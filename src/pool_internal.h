@@ -43,7 +43,6 @@ extern PwPool *PwLocalPools;
 extern PwPool *pw_pool_for_login(const PwLogin *login);
 extern void pw_pool_drop(PwPool *pool);
 extern void pw_pool_dispatch(PwPool *pool);
-extern void pw_pool_requeue(int client, uint64 word);
 extern int	pw_pool_claim_idle(PwPool *pool);
 extern void pw_pool_release(int slot);
 extern void pw_pool_hand_over(int slot, int client);

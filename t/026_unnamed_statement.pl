@@ -175,17 +175,6 @@ note 'who is alone keeps it';
 	$other->terminate;
 }
 
-# Clock ticks that a process has used.
-sub ticks
-{
-	my ($pid) = @_;
-
-	open my $stat, '<', "/proc/$pid/stat" or return 0;
-	my @fields = split ' ', (<$stat> =~ s/.*\) //sr);
-	close $stat;
-	return $fields[11] + $fields[12];
-}
-
 note 'a client that has spoken and gone before its hello';
 foreach my $how ('close', 'reset')
 {
@@ -204,7 +193,7 @@ foreach my $how ('close', 'reset')
 			2, 'somebody logs in');
 		$hasty->send($words);
 		$hasty->$how;
-		my $before = ticks($slot);
+		my $before = PoolWorker::ticks($slot);
 
 		$holder->ask_extended('COMMIT');
 		my $name = length($words) . " bytes and a $how";
@@ -213,7 +202,7 @@ foreach my $how ('close', 'reset')
 			'1', "$name: the next client is served");
 		$node->soon(q{SELECT state FROM pool_slots() WHERE role = 'alice'},
 			'idle', "$name: then the slot is idle");
-		cmp_ok(ticks($slot) - $before,
+		cmp_ok(PoolWorker::ticks($slot) - $before,
 			'<', 50, "$name: and has not been busy with nothing");
 		is(eval { $holder->val('SELECT 2') } // 'nothing',
 			'2', "$name: who was there is served");

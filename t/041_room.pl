@@ -149,17 +149,6 @@ note 'three pools in turn';
 	all_leave(values %client);
 }
 
-# Clock ticks that a process has used.
-sub ticks
-{
-	my ($pid) = @_;
-
-	open my $stat, '<', "/proc/$pid/stat" or return 0;
-	my @fields = split ' ', (<$stat> =~ s/.*\) //sr);
-	close $stat;
-	return $fields[11] + $fields[12];
-}
-
 sub failed
 {
 	my ($role) = @_;
@@ -188,7 +177,7 @@ sub quiet_failures
 		'<',
 		$from + 100_000,
 		"$name: nor anything else");
-	cmp_ok(ticks($node->worker_pid) - $ticks,
+	cmp_ok(PoolWorker::ticks($node->worker_pid) - $ticks,
 		'<', 100, "$name: the worker sleeps in between");
 	return;
 }
@@ -204,7 +193,7 @@ $node->restart;
 $node->wait_for_pool;
 {
 	my $from    = $node->log_end;
-	my $ticks   = ticks($node->worker_pid);
+	my $ticks   = PoolWorker::ticks($node->worker_pid);
 	my @clients = map { $node->client(user => 'alice') } 1 .. 30;
 
 	$_->send(query('BEGIN')) foreach @clients;
@@ -252,7 +241,7 @@ $node->start;
 $node->wait_for_pool;
 {
 	my $from  = $node->log_end;
-	my $ticks = ticks($node->worker_pid);
+	my $ticks = PoolWorker::ticks($node->worker_pid);
 
 	foreach my $n (1 .. 2)
 	{

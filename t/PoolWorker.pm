@@ -309,6 +309,17 @@ sub slot_pids
 	  $self->value("SELECT pid FROM pool_slots() WHERE $where ORDER BY pid");
 }
 
+# Clock ticks that a process has used.
+sub ticks
+{
+	my ($pid) = @_;
+
+	open my $stat, '<', "/proc/$pid/stat" or return 0;
+	my @fields = split ' ', (<$stat> =~ s/.*\) //sr);
+	close $stat;
+	return $fields[11] + $fields[12];
+}
+
 # Number of open descriptors of a process of ours.
 sub fd_count
 {
