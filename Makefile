@@ -9,20 +9,28 @@ OBJS = \
 	src/auth.o \
 	src/catalog.o \
 	src/client.o \
+	src/core_tables.o \
 	src/descriptors.o \
 	src/doctor.o \
 	src/event_loop.o \
 	src/fd_passing.o \
 	src/greeting.o \
+	src/guc_access.o \
 	src/handoff.o \
 	src/identity.o \
 	src/inherited_memory.o \
+	src/injection.o \
 	src/listen.o \
 	src/lost_client.o \
 	src/metrics.o \
 	src/pool.o \
 	src/pool_size.o \
+	src/prepared_statements.o \
 	src/protocol.o \
+	src/session.o \
+	src/session_libraries.o \
+	src/session_sequences.o \
+	src/session_settings.o \
 	src/session_state.o \
 	src/settings.o \
 	src/shared_state.o \
@@ -31,7 +39,7 @@ OBJS = \
 	src/sql_api.o \
 	src/startup_packet.o \
 	src/startup_settings.o \
-	src/unnamed_statement.o \
+	src/statement_cache.o \
 	src/worker.o
 PGFILEDESC = "pool_worker - connection pool inside the server"
 

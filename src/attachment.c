@@ -56,7 +56,7 @@
 #include "greeting.h"
 #include "identity.h"
 #include "lost_client.h"
-#include "session_state.h"
+#include "session.h"
 #include "shared_state.h"
 #include "slot_self.h"
 #include "startup_settings.h"
@@ -93,13 +93,10 @@ pw_attach_client(int client)
 	FeBeWaitSet = wait_set;
 	whereToSendOutput = DestRemote;
 	pw_lost_client_watch(true);
-	PwSelf.parses = 0;
-	PwSelf.bound = false;
 	pw_identity_assume(&PwClients[client]);
 	PwClients[client].last_slot = PwSelf.index;
 	PwClients[client].state_since = PwSelf.slot->state_since;
 	PwSelf.slot->attaches++;
-	pw_session_hand_over();
 	return open_session(client);
 }
 
@@ -146,9 +143,9 @@ set_slot_client(int client)
 }
 
 /*
- * Bring the client's startup settings in force, and at its first attach say
- * hello.  What is wrong with its settings is its own fault: it is refused, and
- * the slot goes on.
+ * Make the session the client's, and at its first attach say hello.  What is
+ * wrong with its settings is its own fault: it is refused, and the slot goes
+ * on.
  */
 static bool
 open_session(int client)
@@ -160,9 +157,7 @@ open_session(int client)
 	PwSelf.discarding = true;
 	PG_TRY();
 	{
-		pw_startup_settings_reload();
-		pw_startup_settings_apply(dsa_get_address(pw_shared_area(), shared->settings),
-								  shared->settings_len);
+		pw_session_enter(shared);
 		pw_reported_settle();
 	}
 	PG_CATCH();
@@ -322,7 +317,6 @@ pw_leave_client(void)
 
 	/* as in pw_park_client(); pw_descriptor_drop() was the system call */
 	QueryCancelPending = false;
-	PwSelf.parses = 0;
 
 	PwSelf.discarding = true;
 	clean = pw_session_clean();

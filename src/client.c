@@ -92,6 +92,7 @@ static void finish_admission(int client);
 static void end_admission(PwClient *local);
 static bool try_close(int client, uint64 word);
 static void free_entry(int client, bool was_shut_down);
+static void free_session(PwShmClient *shared);
 static void shut_down(int fd);
 static void announce_departure(int client);
 static void send_farewell(int client, const PwReport *report);
@@ -173,9 +174,7 @@ forget_earlier_clients(void)
 		clients[i].watch.fd = -1;
 		if (state == PW_CLIENT_ATTACHED)
 			continue;
-		if (DsaPointerIsValid(PwClients[i].settings))
-			dsa_free(pw_shared_area(), PwClients[i].settings);
-		PwClients[i].settings = InvalidDsaPointer;
+		free_session(&PwClients[i]);
 		PwClients[i].pool = PW_NONE;
 		pg_atomic_write_u64(&PwClients[i].word,
 							PW_CLIENT_WORD(PW_WORD_GENERATION(word), PW_CLIENT_FREE, PW_NONE));
@@ -354,8 +353,8 @@ init_entry(int client, const SockAddr *raddr)
 	shared->last_slot = PW_NONE;
 	shared->transactions = 0;
 	shared->application_name[0] = '\0';
-	shared->settings = InvalidDsaPointer;
-	shared->settings_len = 0;
+	shared->settings = shared->session = InvalidDsaPointer;
+	shared->settings_len = shared->session_len = shared->session_size = 0;
 	set_socket_options(fd, &shared->raddr, &shared->laddr);
 	name_address(shared);
 }
@@ -752,13 +751,25 @@ free_entry(int client, bool was_shut_down)
 	if (shared->pool != PW_NONE)
 		announce_departure(client);
 
-	if (DsaPointerIsValid(shared->settings))
-		dsa_free(pw_shared_area(), shared->settings);
-	shared->settings = InvalidDsaPointer;
+	free_session(shared);
 	shared->pool = PW_NONE;
 	(void) pw_client_move(shared, pg_atomic_read_u64(&shared->word),
 						  PW_CLIENT_FREE, PW_NONE);
 	free_entries[nfree++] = client;
+}
+
+/*
+ * Free what a client has in the DSA area.
+ */
+static void
+free_session(PwShmClient *shared)
+{
+	if (DsaPointerIsValid(shared->settings))
+		dsa_free(pw_shared_area(), shared->settings);
+	if (DsaPointerIsValid(shared->session))
+		dsa_free(pw_shared_area(), shared->session);
+	shared->settings = shared->session = InvalidDsaPointer;
+	shared->session_len = shared->session_size = 0;
 }
 
 /*

@@ -13,7 +13,9 @@
 #ifndef PW_COMPAT_H
 #define PW_COMPAT_H
 
+#include "access/tupdesc.h"
 #include "libpq/libpq.h"
+#include "parser/analyze.h"
 #include "storage/proc.h"
 #include "utils/guc.h"
 #include "utils/guc_tables.h"
@@ -77,21 +79,26 @@ pw_input_is_buffered(void)
 /*
  * All settings of this process.  PG16 keeps them in a hash table and returns
  * a sorted copy; before that, it was the live array.  Either way the caller
- * gets an array that it must not change and need not free, valid until the
- * next call.
+ * gets an array that it must not change and need not free, valid until a
+ * setting comes into being.
  */
 static inline struct config_generic **
 pw_guc_variables(int *count)
 {
 #if PG_VERSION_NUM >= 160000
 	static struct config_generic **variables = NULL;
+	static int	nvariables = 0;
 	MemoryContext oldcontext;
 
-	if (variables != NULL)
-		pfree(variables);
-	oldcontext = MemoryContextSwitchTo(TopMemoryContext);
-	variables = get_guc_variables(count);
-	MemoryContextSwitchTo(oldcontext);
+	if (variables == NULL || nvariables != GetNumConfigOptions())
+	{
+		if (variables != NULL)
+			pfree(variables);
+		oldcontext = MemoryContextSwitchTo(TopMemoryContext);
+		variables = get_guc_variables(&nvariables);
+		MemoryContextSwitchTo(oldcontext);
+	}
+	*count = nvariables;
 	return variables;
 #else
 	*count = GetNumConfigOptions();
@@ -128,6 +135,31 @@ pw_stream_server_port(int family, const char *host, uint16 port,
 		(*nsockets)++;
 	return status;
 #endif
+}
+
+/*
+ * PG18 keeps the fields of a column that are used most a second time, in a
+ * compact form, to be made anew when they have changed.
+ */
+static inline void
+pw_attribute_changed(TupleDesc desc, int i)
+{
+#if PG_VERSION_NUM >= 180000
+	populate_compact_attribute(desc, i);
+#else
+	(void) desc;
+	(void) i;
+#endif
+}
+
+/*
+ * May a plan source of this statement be marked as invalid?  Others are never
+ * analyzed again.  Since 15.3, these are all but statements that need analysis.
+ */
+static inline bool
+pw_plan_can_be_invalid(RawStmt *statement)
+{
+	return stmt_requires_parse_analysis(statement);
 }
 
 #endif							/* PW_COMPAT_H */

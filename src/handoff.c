@@ -64,14 +64,16 @@
 #include "fd_passing.h"
 #include "handoff.h"
 #include "identity.h"
+#include "injection.h"
 #include "lost_client.h"
+#include "prepared_statements.h"
+#include "session.h"
 #include "session_state.h"
 #include "settings.h"
 #include "shared_state.h"
 #include "slot_self.h"
 #include "slot_wait.h"
 #include "startup_settings.h"
-#include "unnamed_statement.h"
 
 /* The first bytes of a command, before PostgresMain() reads it. */
 typedef struct PwPeek
@@ -98,12 +100,6 @@ PwSlotSelf	PwSelf = {
 
 /* A ReadyForQuery has passed: the flush that follows is our turn. */
 static bool ready_sent = false;
-
-/* The command with which our last turn ended parses the unnamed statement, */
-static bool first_parse_unnamed = false;
-
-/* or is a simple query; once it has been understood, it has dropped that. */
-static bool is_simple_query = false;
 
 static ClientAuthentication_hook_type prev_client_authentication = NULL;
 
@@ -133,6 +129,7 @@ static bool is_passing_by(void);
 static bool try_queue(void);
 static int	take_from_queue(void);
 static bool start_command(void);
+static bool replaces_unnamed(const PwPeek *peek);
 static void inject_if_needed(void);
 static PwSocketState look_at_socket(PwPeek *peek);
 
@@ -380,19 +377,13 @@ note_message(char type, const char *data)
 			PwSelf.transaction_status = data[0];
 			break;
 		case '1':				/* ParseComplete */
-			PwSelf.parses++;
-			PwSelf.bound = false;
+			pw_statements_parsed();
 			break;
 		case '2':				/* BindComplete */
-			PwSelf.bound = true;
+			pw_statements_used();
 			break;
 		case '3':				/* CloseComplete */
-			pw_session_closed();
-			break;
-		case 'C':				/* CommandComplete */
-		case 'I':				/* EmptyQueryResponse */
-			if (is_simple_query)
-				pw_unnamed_statement_forget();
+			pw_statements_removed();
 			break;
 		default:
 			break;
@@ -428,9 +419,10 @@ take_turn(void)
 static bool
 finish_injection(void)
 {
-	if (!pw_unnamed_statement_injected())
+	if (!pw_is_injecting())
 		return false;
-	pw_unnamed_statement_finish();
+	pw_injection_finish();
+	pw_unnamed_settled();
 	PwSelf.discarding = false;
 	MyProcPort->sock = PwControl->fd_base + PwSelf.client;
 	return true;
@@ -445,18 +437,10 @@ find_command(void)
 {
 	if (PwSelf.client != PW_NONE)
 		count_transaction();
-
-	if (PwSelf.parses > 0 && PwSelf.client != PW_NONE)
-	{
-		pw_session_parsed(!(PwSelf.parses == 1 && first_parse_unnamed));
-		pw_unnamed_statement_note(PwClients[PwSelf.client].id);
-	}
 	if (PwSelf.client != PW_NONE && pw_client_is_lost())
 		pw_leave_client();
 	if (!serve_buffered())
 		serve_next();
-	PwSelf.parses = 0;
-	PwSelf.bound = false;
 }
 
 /* If a transaction has ended, count it. */
@@ -484,8 +468,8 @@ pin_reason(void)
 	if (pw_pool_mode == PW_MODE_SESSION)
 		return PW_PIN_SESSION_MODE;
 	reason = pw_session_pin_reason();
-	if (reason == PW_PIN_NONE && PwSelf.parses > 0 && !PwSelf.bound)
-		return PW_PIN_PARSED;
+	if (reason == PW_PIN_NONE && !pw_session_save(&PwClients[PwSelf.client]))
+		return PW_PIN_SESSION_SIZE;
 	return reason;
 }
 
@@ -504,7 +488,6 @@ serve_buffered(void)
 		pw_leave_client();
 		return false;
 	}
-	first_parse_unnamed = is_simple_query = false;
 	inject_if_needed();
 	return true;
 }
@@ -621,28 +604,42 @@ start_command(void)
 			break;
 	}
 
-	first_parse_unnamed = peek.n == sizeof(peek.bytes) &&
-		peek.bytes[0] == 'P' && peek.bytes[5] == '\0';
-	is_simple_query = peek.bytes[0] == 'Q';
 	pw_count_active(true);
 	pg_atomic_write_u32(&PwSelf.slot->activity, PW_SLOT_BUSY);
-	inject_if_needed();
+	if (replaces_unnamed(&peek))
+		pw_unnamed_void();
+	else
+		inject_if_needed();
 	return true;
 }
 
 /*
- * Might the next command see the unnamed statement of another client?  A
- * simple query drops it, and Parse of the unnamed statement replaces it, unless
- * they are malformed; so it counts as there until we have seen that.
+ * A simple query drops the unnamed statement, and Parse of the unnamed
+ * statement replaces it.
+ */
+static bool
+replaces_unnamed(const PwPeek *peek)
+{
+	return peek->bytes[0] == 'Q' ||
+		(peek->n == sizeof(peek->bytes) && peek->bytes[0] == 'P' && peek->bytes[5] == '\0');
+}
+
+/*
+ * The next command may need the unnamed statement, and it must not see that of
+ * another client.
  */
 static void
 inject_if_needed(void)
 {
-	if (!pw_unnamed_statement_is_foreign(PwClients[PwSelf.client].id) ||
-		is_simple_query || first_parse_unnamed)
-		return;
-	PwSelf.discarding = true;
-	MyProcPort->sock = pw_unnamed_statement_inject();
+	StringInfoData messages;
+
+	initStringInfo(&messages);
+	if (pw_unnamed_message(&messages))
+	{
+		PwSelf.discarding = true;
+		MyProcPort->sock = pw_inject(&messages);
+	}
+	pfree(messages.data);
 }
 
 static PwSocketState

@@ -283,6 +283,34 @@ pw_build_ready(StringInfo out, char status)
 	message_end(out, start);
 }
 
+void
+pw_build_parse_unnamed(StringInfo out, const char *text,
+					   const char *types, size_t types_len)
+{
+	int			start = message_begin(out, 'P');
+
+	append_string(out, "");
+	append_string(out, text);
+	appendBinaryStringInfo(out, types, types_len);
+	message_end(out, start);
+}
+
+void
+pw_build_close_unnamed(StringInfo out)
+{
+	int			start = message_begin(out, 'C');
+
+	appendStringInfoChar(out, 'S');
+	append_string(out, "");
+	message_end(out, start);
+}
+
+void
+pw_build_sync(StringInfo out)
+{
+	message_end(out, message_begin(out, 'S'));
+}
+
 /*
  * Append a message's type byte and room for its length, and return where that
  * room is, for message_end().

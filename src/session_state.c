@@ -1,23 +1,24 @@
 /*-------------------------------------------------------------------------
  *
  * session_state.c
- *	  What a client has left in its backend beyond the end of a transaction.
+ *	  What a client leaves in its backend that cannot be taken along.
  *
  * Runs in: slots.
  *
- * A client whose session holds state keeps its slot.  This file finds such
- * state by looking at it where it lives, never by guessing from SQL text; each
- * kind is one row of state_kinds[].  When the client has left, the session is
- * cleaned as DISCARD ALL does; what that cannot clean makes the slot retire.
+ * Most of a session moves with its client (session.c).  A client with anything
+ * else keeps its slot.  This file finds such state by looking at it where it
+ * lives, never by guessing from SQL text; each kind is one row of
+ * state_kinds[].  When the client has left, the session is cleaned as DISCARD
+ * ALL does; what that cannot clean makes the slot retire.
  *
  * Looking costs a microsecond or two, so we do it only after something has
- * happened that can leave state.  "touched" says so.  It is set by
+ * happened that can leave state.  "touched" says so, and the modules of
+ * session.c are told at the same places.  It is set by
  *
  * - every utility statement, except for the few that are known not to,
  * - every call of a function that is not built in, and of those built-in ones
  *	 that leave state,
- * - every statement that can fire triggers, for these may be written in C,
- * - Parse messages, unless known to be of the unnamed statement.
+ * - every statement that can fire triggers, for these may be written in C.
  *
  * A kind of state that we do not know of is a bug; the first fix is a row that
  * pins.
@@ -39,7 +40,7 @@
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
-#include "commands/discard.h"
+#include "commands/async.h"
 #include "commands/proclang.h"
 #include "commands/sequence.h"
 #include "executor/executor.h"
@@ -61,26 +62,24 @@
 #include "utils/syscache.h"
 
 #include "compat.h"
+#include "prepared_statements.h"
+#include "session_libraries.h"
+#include "session_sequences.h"
+#include "session_settings.h"
 #include "session_state.h"
 
 /* Something happened that can have left state; reset by looking. */
 static bool touched = false;
 
-/* May there be prepared statements, or fewer than before? */
-static bool statements_uncertain = false;
-
 /* LISTEN or UNLISTEN was executed since we last looked. */
 static bool listen_uncertain = false;
 
 /* Facts that only hooks see, true until the session is cleaned. */
-static bool sequences_used = false;
-static bool library_loaded = false;
 static bool seed_set = false;
 static bool other_state = false;
 
 /* The answer while nothing is touched, and what it is based on. */
 static PwPinReason current_reason = PW_PIN_NONE;
-static bool has_statements = false;
 static bool is_listening = false;
 
 static ProcessUtility_hook_type prev_process_utility = NULL;
@@ -95,10 +94,13 @@ static void watch_utility(PlannedStmt *pstmt, const char *queryString,
 static void watch_executor_start(QueryDesc *queryDesc, int eflags);
 static void watch_object_access(ObjectAccessType access, Oid classId,
 								Oid objectId, int subId, void *arg);
+static void discard(void);
+static void reseed(void);
 static void watch_seed(void);
 static void assign_seed(double newval, void *extra);
 static void note_utility(Node *statement);
 static void note_utility_done(Node *statement);
+static void note_discard(DiscardStmt *discard);
 static bool leaves_nothing(Node *statement);
 static void note_triggers(Oid relid);
 static bool draws_next_value(Plan *plan);
@@ -109,11 +111,7 @@ static bool adds_identity(AlterTableStmt * alter);
 static void note_function(Oid function);
 static bool leaves_invisible_state(Oid function);
 static PwPinReason look(void);
-static bool has_settings(void);
-static bool is_session_setting(const struct config_generic *setting);
-static bool has_placeholders(void);
-static bool is_placeholder(const struct config_generic *setting);
-static bool has_prepared_statements(void);
+static bool has_locked_sequences(void);
 static bool has_temporary_objects(void);
 static bool has_session_locks(void);
 static bool has_cursors(void);
@@ -136,55 +134,52 @@ static const PwStateKind state_kinds[] = {
 	{PW_PIN_LISTEN, has_listen, NULL, true},
 	{PW_PIN_CURSORS, has_cursors, NULL, true},
 	{PW_PIN_SESSION_LOCKS, has_session_locks, NULL, true},
-	{PW_PIN_STATEMENTS, has_prepared_statements, NULL, true},
-	{PW_PIN_RANDOM_SEED, NULL, &seed_set, false},
-	{PW_PIN_LIBRARIES, NULL, &library_loaded, false},
+	{PW_PIN_RANDOM_SEED, NULL, &seed_set, true},
 	{PW_PIN_OTHER, NULL, &other_state, false},
-	{PW_PIN_SETTINGS, has_placeholders, NULL, false},
-	{PW_PIN_SETTINGS, has_settings, NULL, true},
-	{PW_PIN_SEQUENCES, NULL, &sequences_used, true},
+	{PW_PIN_SEQUENCES, has_locked_sequences, NULL, true},
 };
 
 /*
- * Built-in functions that leave state in the session, and where it is noted;
- * NULL if looking finds it.
+ * Built-in functions that leave state in the session, and what is done about
+ * it besides looking: a function is called, or a fact is noted.
  */
 typedef struct PwStatefulFunction
 {
 	Oid			oid;
-	bool	   *flag;
+	void		(*touch) (void);	/* or NULL */
+	bool	   *flag;			/* or NULL */
 } PwStatefulFunction;
 
 static const PwStatefulFunction stateful_functions[] = {
-	{F_SET_CONFIG, NULL},
-	{F_SETSEED, &seed_set},
-	{F_NEXTVAL, &sequences_used},
-	{F_SETVAL_REGCLASS_INT8, &sequences_used},
-	{F_SETVAL_REGCLASS_INT8_BOOL, &sequences_used},
-	{F_PG_ADVISORY_LOCK_INT8, NULL},
-	{F_PG_ADVISORY_LOCK_SHARED_INT8, NULL},
-	{F_PG_TRY_ADVISORY_LOCK_INT8, NULL},
-	{F_PG_TRY_ADVISORY_LOCK_SHARED_INT8, NULL},
-	{F_PG_ADVISORY_UNLOCK_INT8, NULL},
-	{F_PG_ADVISORY_UNLOCK_SHARED_INT8, NULL},
-	{F_PG_ADVISORY_LOCK_INT4_INT4, NULL},
-	{F_PG_ADVISORY_LOCK_SHARED_INT4_INT4, NULL},
-	{F_PG_TRY_ADVISORY_LOCK_INT4_INT4, NULL},
-	{F_PG_TRY_ADVISORY_LOCK_SHARED_INT4_INT4, NULL},
-	{F_PG_ADVISORY_UNLOCK_INT4_INT4, NULL},
-	{F_PG_ADVISORY_UNLOCK_SHARED_INT4_INT4, NULL},
-	{F_PG_ADVISORY_UNLOCK_ALL, NULL},
-	{F_PG_BACKUP_START, &other_state},
-	{F_PG_REPLICATION_ORIGIN_SESSION_SETUP, &other_state},
-	{F_PG_CREATE_PHYSICAL_REPLICATION_SLOT, &other_state},
-	{F_PG_CREATE_LOGICAL_REPLICATION_SLOT, &other_state},
-	{F_PG_COPY_LOGICAL_REPLICATION_SLOT_NAME_NAME_BOOL, &other_state},
-	{F_PG_COPY_LOGICAL_REPLICATION_SLOT_NAME_NAME_BOOL_NAME, &other_state},
-	{F_PG_COPY_PHYSICAL_REPLICATION_SLOT_NAME_NAME_BOOL, &other_state},
+	{F_SET_CONFIG, pw_settings_touch, NULL},
+	{F_SETSEED, NULL, &seed_set},
+	{F_NEXTVAL, pw_sequences_touch, NULL},
+	{F_SETVAL_REGCLASS_INT8, pw_sequences_touch, NULL},
+	{F_SETVAL_REGCLASS_INT8_BOOL, pw_sequences_touch, NULL},
+	{F_PG_ADVISORY_LOCK_INT8, NULL, NULL},
+	{F_PG_ADVISORY_LOCK_SHARED_INT8, NULL, NULL},
+	{F_PG_TRY_ADVISORY_LOCK_INT8, NULL, NULL},
+	{F_PG_TRY_ADVISORY_LOCK_SHARED_INT8, NULL, NULL},
+	{F_PG_ADVISORY_UNLOCK_INT8, NULL, NULL},
+	{F_PG_ADVISORY_UNLOCK_SHARED_INT8, NULL, NULL},
+	{F_PG_ADVISORY_LOCK_INT4_INT4, NULL, NULL},
+	{F_PG_ADVISORY_LOCK_SHARED_INT4_INT4, NULL, NULL},
+	{F_PG_TRY_ADVISORY_LOCK_INT4_INT4, NULL, NULL},
+	{F_PG_TRY_ADVISORY_LOCK_SHARED_INT4_INT4, NULL, NULL},
+	{F_PG_ADVISORY_UNLOCK_INT4_INT4, NULL, NULL},
+	{F_PG_ADVISORY_UNLOCK_SHARED_INT4_INT4, NULL, NULL},
+	{F_PG_ADVISORY_UNLOCK_ALL, NULL, NULL},
+	{F_PG_BACKUP_START, NULL, &other_state},
+	{F_PG_REPLICATION_ORIGIN_SESSION_SETUP, NULL, &other_state},
+	{F_PG_CREATE_PHYSICAL_REPLICATION_SLOT, NULL, &other_state},
+	{F_PG_CREATE_LOGICAL_REPLICATION_SLOT, NULL, &other_state},
+	{F_PG_COPY_LOGICAL_REPLICATION_SLOT_NAME_NAME_BOOL, NULL, &other_state},
+	{F_PG_COPY_LOGICAL_REPLICATION_SLOT_NAME_NAME_BOOL_NAME, NULL, &other_state},
+	{F_PG_COPY_PHYSICAL_REPLICATION_SLOT_NAME_NAME_BOOL, NULL, &other_state},
 };
 
 void
-pw_session_init(void)
+pw_session_state_init(void)
 {
 	prev_process_utility = ProcessUtility_hook;
 	ProcessUtility_hook = watch_utility;
@@ -223,27 +218,6 @@ assign_seed(double newval, void *extra)
 		prev_assign_seed(newval, extra);
 }
 
-void
-pw_session_touch(void)
-{
-	touched = true;
-}
-
-void
-pw_session_parsed(bool named)
-{
-	if (!named || has_statements)
-		return;
-	statements_uncertain = touched = true;
-}
-
-void
-pw_session_closed(void)
-{
-	if (has_statements)
-		statements_uncertain = touched = true;
-}
-
 PwPinReason
 pw_session_pin_reason(void)
 {
@@ -256,12 +230,9 @@ pw_session_pin_reason(void)
 }
 
 bool
-pw_session_clean(void)
+pw_session_state_clean(void)
 {
-	DiscardStmt discard_all = {.type = T_DiscardStmt,.target = DISCARD_ALL};
-	PwPinReason reason = pw_session_pin_reason();
-
-	if (reason == PW_PIN_NONE)
+	if (pw_session_pin_reason() == PW_PIN_NONE)
 		return true;
 	for (int i = 0; i < lengthof(state_kinds); i++)
 	{
@@ -270,28 +241,46 @@ pw_session_clean(void)
 		if (!kind->cleanable && kind->flag != NULL && *kind->flag)
 			return false;
 	}
-
-	StartTransactionCommand();
-	if (has_placeholders())
-	{
-		CommitTransactionCommand();
-		return false;
-	}
-	DiscardCommand(&discard_all, true);
-	CommitTransactionCommand();
-
-	sequences_used = false;
-	statements_uncertain = listen_uncertain = true;
+	discard();
 	touched = true;
 	return pw_session_pin_reason() == PW_PIN_NONE;
 }
 
-void
-pw_session_hand_over(void)
+/*
+ * What DiscardAll() does about the kinds of state that pin.
+ */
+static void
+discard(void)
 {
-	if (sequences_used)
-		ResetSequenceCaches();
-	sequences_used = false;
+	StartTransactionCommand();
+	PortalHashTableDeleteAll();
+	Async_UnlistenAll();
+	LockReleaseAll(USER_LOCKMETHOD, true);
+	ResetTempTableNamespace();
+	pw_sequences_forgotten();
+	ResetSequenceCaches();
+	CommitTransactionCommand();
+	listen_uncertain = true;
+	if (seed_set)
+		reseed();
+}
+
+/*
+ * The next client must not be able to foretell what random() returns.  This
+ * is the number of random bits that a seed can have.
+ */
+static void
+reseed(void)
+{
+	uint64		bits;
+
+	if (!pg_strong_random(&bits, sizeof(bits)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not generate random values")));
+	(void) DirectFunctionCall1(setseed,
+							   Float8GetDatum((double) (bits >> 11) / (UINT64CONST(1) << 53)));
+	seed_set = false;
 }
 
 /*
@@ -322,25 +311,21 @@ note_utility(Node *statement)
 	if (leaves_nothing(statement))
 		return;
 	touched = true;
+	pw_settings_touch();
 	switch (nodeTag(statement))
 	{
-		case T_PrepareStmt:
-		case T_DeallocateStmt:
-			statements_uncertain = true;
-			break;
-		case T_DiscardStmt:
-			statements_uncertain = listen_uncertain = true;
-			break;
 		case T_AlterTableStmt:
 			if (adds_identity((AlterTableStmt *) statement))
-				sequences_used = true;
+				pw_sequences_touch();
 			break;
+		case T_AlterSeqStmt:
+		case T_DropStmt:
+			pw_sequences_touch();
+			break;
+		case T_DiscardStmt:
 		case T_ListenStmt:
 		case T_UnlistenStmt:
 			listen_uncertain = true;
-			break;
-		case T_LoadStmt:
-			library_loaded = true;
 			break;
 		case T_CopyStmt:
 			note_copy((CopyStmt *) statement);
@@ -350,14 +335,39 @@ note_utility(Node *statement)
 	}
 }
 
-/* What only a statement that has succeeded does. */
+/* What is known once a statement has succeeded. */
 static void
 note_utility_done(Node *statement)
 {
-	if (IsA(statement, DiscardStmt) &&
-		(((DiscardStmt *) statement)->target == DISCARD_ALL ||
-		 ((DiscardStmt *) statement)->target == DISCARD_SEQUENCES))
-		sequences_used = false;
+	switch (nodeTag(statement))
+	{
+		case T_PrepareStmt:
+			pw_statement_prepared(((PrepareStmt *) statement)->name);
+			break;
+		case T_DeallocateStmt:
+			pw_statements_removed();
+			break;
+		case T_ExecuteStmt:
+			pw_statements_used();
+			break;
+		case T_DiscardStmt:
+			note_discard((DiscardStmt *) statement);
+			break;
+		case T_LoadStmt:
+			pw_library_loaded(((LoadStmt *) statement)->filename);
+			break;
+		default:
+			break;
+	}
+}
+
+static void
+note_discard(DiscardStmt *discard)
+{
+	if (discard->target == DISCARD_ALL)
+		pw_statements_removed();
+	if (discard->target == DISCARD_ALL || discard->target == DISCARD_SEQUENCES)
+		pw_sequences_forgotten();
 }
 
 /* Statements that are frequent and known to leave nothing in the session. */
@@ -400,7 +410,10 @@ watch_executor_start(QueryDesc *queryDesc, int eflags)
 	foreach(cell, statement->resultRelations)
 		note_triggers(rt_fetch(lfirst_int(cell), statement->rtable)->relid);
 	if (draws_next_value(statement->planTree) || list_draws_next_value(statement->subplans))
-		sequences_used = touched = true;
+	{
+		pw_sequences_touch();
+		touched = true;
+	}
 }
 
 static void
@@ -411,7 +424,10 @@ note_triggers(Oid relid)
 	if (relation == NULL)
 		return;
 	if (relation->trigdesc != NULL)
+	{
+		pw_settings_touch();
 		touched = true;
+	}
 	RelationClose(relation);
 }
 
@@ -483,7 +499,7 @@ note_copy(CopyStmt *copy)
 		return;
 	for (int i = 0; i < RelationGetNumberOfAttributes(relation); i++)
 		if (TupleDescAttr(RelationGetDescr(relation), i)->attidentity != '\0')
-			sequences_used = true;
+			pw_sequences_touch();
 	RelationClose(relation);
 }
 
@@ -529,6 +545,7 @@ note_function(Oid function)
 	if (function >= FirstNormalObjectId)
 	{
 		touched = true;
+		pw_settings_touch();
 		if (leaves_invisible_state(function))
 			other_state = true;
 		return;
@@ -538,6 +555,8 @@ note_function(Oid function)
 		if (stateful_functions[i].oid != function)
 			continue;
 		touched = true;
+		if (stateful_functions[i].touch != NULL)
+			stateful_functions[i].touch();
 		if (stateful_functions[i].flag != NULL)
 			*stateful_functions[i].flag = true;
 	}
@@ -588,66 +607,16 @@ look(void)
 	return reason;
 }
 
-static bool
-has_settings(void)
-{
-	int			count;
-	struct config_generic **settings = pw_guc_variables(&count);
-
-	for (int i = 0; i < count; i++)
-		if (settings[i]->source == PGC_S_SESSION && is_session_setting(settings[i]))
-			return true;
-	return false;
-}
-
 /*
- * Characteristics of the current transaction are settings too, and SET leaves
- * them with the source of a session, but each transaction starts anew.
+ * Ask again after the next transaction: the lock may be gone.
  */
 static bool
-is_session_setting(const struct config_generic *setting)
+has_locked_sequences(void)
 {
-	static const char *const of_transaction[] = {
-		"transaction_deferrable", "transaction_isolation", "transaction_read_only",
-	};
-
-	for (int i = 0; i < lengthof(of_transaction); i++)
-		if (strcmp(setting->name, of_transaction[i]) == 0)
-			return false;
+	if (pw_sequences_look())
+		return false;
+	touched = true;
 	return true;
-}
-
-/*
- * A setting that no module has defined exists from its first use to the end of
- * the backend, and nothing removes it; those in configuration files or in
- * ALTER ROLE are everybody's.
- */
-static bool
-has_placeholders(void)
-{
-	int			count;
-	struct config_generic **settings = pw_guc_variables(&count);
-
-	for (int i = 0; i < count; i++)
-		if (is_placeholder(settings[i]))
-			return true;
-	return false;
-}
-
-static bool
-is_placeholder(const struct config_generic *setting)
-{
-	return (setting->flags & GUC_CUSTOM_PLACEHOLDER) != 0 &&
-		(setting->reset_source == PGC_S_DEFAULT || setting->reset_source == PGC_S_CLIENT);
-}
-
-static bool
-has_prepared_statements(void)
-{
-	if (statements_uncertain)
-		has_statements = function_returns_rows(F_PG_PREPARED_STATEMENT);
-	statements_uncertain = false;
-	return has_statements;
 }
 
 static bool

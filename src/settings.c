@@ -52,6 +52,7 @@ char	   *pw_unix_socket_directories;
 
 /* pools */
 int			pw_max_pools;
+int			pw_max_session_size;
 int			pw_min_pool_size;
 int			pw_pool_mode;
 int			pw_pool_size;
@@ -61,6 +62,7 @@ char	   *pw_prewarm;
 int			pw_connect_timeout;
 int			pw_max_slots;
 int			pw_slot_idle_timeout;
+int			pw_statement_cache_size;
 
 /* the worker itself */
 char	   *pw_database;
@@ -176,6 +178,16 @@ define_pool_settings(void)
 							0,
 							NULL, NULL, NULL);
 
+	DefineCustomIntVariable("pool_worker.max_session_size",
+							"Sets the maximum size of a session that moves from slot to slot.",
+							"A client whose settings and prepared statements take more keeps its slot.",
+							&pw_max_session_size,
+							1024,
+							0, 1024 * 1024,
+							PGC_SIGHUP,
+							GUC_UNIT_KB,
+							NULL, NULL, NULL);
+
 	DefineCustomEnumVariable("pool_worker.pool_mode",
 							 "Sets how long a client keeps its slot.",
 							 "\"transaction\" gives it to the next client after each transaction, \"session\" when its client leaves.",
@@ -240,6 +252,16 @@ define_slot_settings(void)
 							0, MAX_SECONDS,
 							PGC_SIGHUP,
 							GUC_UNIT_S,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("pool_worker.statement_cache_size",
+							"Sets the number of prepared statements whose plans a slot keeps for its next clients.",
+							"Those of the client it serves are kept in any case.",
+							&pw_statement_cache_size,
+							1000,
+							0, INT_MAX,
+							PGC_SIGHUP,
+							0,
 							NULL, NULL, NULL);
 }
 

@@ -34,6 +34,8 @@ extern int	pw_max_slots;		/* -1: derived from max_connections */
 extern int	pw_max_pools;
 extern int	pw_connect_timeout; /* ms */
 extern int	pw_slot_idle_timeout;	/* s, 0 is never */
+extern int	pw_max_session_size;	/* kB */
+extern int	pw_statement_cache_size;	/* plan sources per slot */
 
 /* the worker itself */
 extern char *pw_database;		/* empty: shared catalogs only */

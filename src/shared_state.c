@@ -87,17 +87,14 @@ const char *const pw_pin_reason_names[PW_PIN_NREASONS] = {
 	[PW_PIN_NONE] = "",
 	[PW_PIN_SESSION_MODE] = "session mode",
 	[PW_PIN_TRANSACTION] = "transaction",
-	[PW_PIN_PARSED] = "parsed statement",
-	[PW_PIN_SETTINGS] = "settings",
-	[PW_PIN_STATEMENTS] = "prepared statements",
 	[PW_PIN_TEMPORARY_OBJECTS] = "temporary objects",
 	[PW_PIN_SESSION_LOCKS] = "session locks",
 	[PW_PIN_CURSORS] = "holdable cursors",
 	[PW_PIN_LISTEN] = "listen",
 	[PW_PIN_SEQUENCES] = "sequence values",
-	[PW_PIN_LIBRARIES] = "loaded libraries",
 	[PW_PIN_RANDOM_SEED] = "random seed",
 	[PW_PIN_OTHER] = "other session state",
+	[PW_PIN_SESSION_SIZE] = "session size",
 };
 
 static void shared_state_request(void);

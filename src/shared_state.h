@@ -141,20 +141,17 @@ typedef enum PwPinReason
 	PW_PIN_NONE,
 	PW_PIN_SESSION_MODE,		/* pool_worker.pool_mode = session */
 	PW_PIN_TRANSACTION,			/* a transaction block is open */
-	PW_PIN_PARSED,				/* parsed the unnamed statement, will bind it */
-	PW_PIN_SETTINGS,			/* SET, set_config(), SET ROLE, ... */
-	PW_PIN_STATEMENTS,			/* prepared statements */
 	PW_PIN_TEMPORARY_OBJECTS,
 	PW_PIN_SESSION_LOCKS,		/* session-level advisory locks */
 	PW_PIN_CURSORS,				/* WITH HOLD cursors */
 	PW_PIN_LISTEN,
-	PW_PIN_SEQUENCES,			/* currval() and lastval() */
-	PW_PIN_LIBRARIES,			/* LOAD */
+	PW_PIN_SEQUENCES,			/* lastval() is being locked by others */
 	PW_PIN_RANDOM_SEED,			/* setseed() */
 	PW_PIN_OTHER,				/* something that cannot be looked into */
+	PW_PIN_SESSION_SIZE,		/* larger than max_session_size */
 } PwPinReason;
 
-#define PW_PIN_NREASONS (PW_PIN_OTHER + 1)
+#define PW_PIN_NREASONS (PW_PIN_SESSION_SIZE + 1)
 
 /*
  * Entries for clients beyond pool_worker.max_clients, so that one too many
@@ -194,6 +191,15 @@ typedef struct PwShmClient
 	 */
 	dsa_pointer settings;
 	uint32		settings_len;	/* bytes */
+
+	/*
+	 * The session that the client has left in no slot but here: session_len
+	 * bytes in the DSA area, see session.c.  By the owner; the worker frees
+	 * it.
+	 */
+	dsa_pointer session;		/* valid if session_size is not 0 */
+	uint32		session_len;	/* 0 if there is nothing to save */
+	uint32		session_size;	/* bytes allocated */
 
 	/* By the owner. */
 	bool		said_hello;		/* has had its first ReadyForQuery */

@@ -53,10 +53,6 @@ typedef struct PwSlotSelf
 
 	/* As in the last ReadyForQuery; 'I' while no client is attached. */
 	char		transaction_status;
-
-	/* What our client has been answered since our turn last ended. */
-	int			parses;			/* ParseComplete */
-	bool		bound;			/* BindComplete after the last of these */
 } PwSlotSelf;
 
 /* Defined in handoff.c, which also fills in what is set once. */

@@ -14,8 +14,7 @@
  * sources lowered first so that guc.c accepts it; the fields of config_generic
  * that this needs are the same in PostgreSQL 15 to 18.
  *
- * What the client sets later, in its session, is not our business: a client
- * whose session has settings of its own keeps its slot.
+ * What the client sets later, in its session, is session_settings.c's.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,7 +26,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
-#include "session_state.h"
+#include "guc_access.h"
 #include "startup_settings.h"
 
 /* What a setting was before the first client asked for another value. */
@@ -35,6 +34,7 @@ typedef struct PwBaseline
 {
 	char	   *name;
 	char	   *value;			/* NULL for a string without one */
+	bool		is_placeholder; /* did not exist; the rest is void */
 	GucSource	source;
 	GucSource	reset_source;
 	GucContext	scontext;
@@ -65,7 +65,7 @@ static void restore_all(void);
 static void apply_list(const char *settings, size_t len);
 static void apply_one(const char *name, const char *value);
 static PwBaseline *remember_baseline(const char *name);
-static struct config_generic *find_setting(const char *name);
+static void take_placeholder_back(const char *name);
 static void restore_baseline(PwBaseline *baseline);
 static void lower_source(struct config_generic *setting, GucSource source,
 						 GucSource reset_source);
@@ -77,12 +77,18 @@ pw_startup_settings_note_server(void)
 										   GetConfigOption("datestyle", false, false));
 }
 
+bool
+pw_startup_settings_differ(const char *settings, size_t len)
+{
+	return applied == NULL || len != applied_len || memcmp(settings, applied, len) != 0;
+}
+
 void
 pw_startup_settings_apply(const char *settings, size_t len)
 {
 	char	   *copy;
 
-	if (len == applied_len && applied != NULL && memcmp(settings, applied, len) == 0)
+	if (!pw_startup_settings_differ(settings, len))
 		return;
 
 	copy = MemoryContextAlloc(TopMemoryContext, Max(len, 1));
@@ -164,13 +170,12 @@ apply_list(const char *settings, size_t len)
 static void
 apply_one(const char *name, const char *value)
 {
-	PwBaseline *baseline = remember_baseline(name);
+	PwBaseline *baseline;
 
-	/* a setting that comes into being now stays as long as this backend */
-	if (baseline != NULL)
-		baseline->overridden = true;
-	else
-		pw_session_touch();
+	if (pw_guc_find(name) == NULL)
+		pw_placeholder_show(name);
+	baseline = remember_baseline(name);
+	baseline->overridden = true;
 	if (pg_strcasecmp(name, "datestyle") == 0)
 		SetConfigOption(name, server_datestyle, PGC_BACKEND, PGC_S_CLIENT);
 	(void) set_config_option(name, value,
@@ -179,7 +184,7 @@ apply_one(const char *name, const char *value)
 }
 
 /*
- * Note what a setting is, unless we have.  NULL if it does not exist (yet).
+ * Note what a setting is, unless we have.
  */
 static PwBaseline *
 remember_baseline(const char *name)
@@ -196,32 +201,24 @@ remember_baseline(const char *name)
 			return baseline;
 	}
 
-	setting = find_setting(name);
-	if (setting == NULL)
-		return NULL;
+	setting = pw_guc_find(name);
 	oldcontext = MemoryContextSwitchTo(TopMemoryContext);
 	baseline = palloc0(sizeof(PwBaseline));
-	baseline->name = pstrdup(setting->name);
+	baselines = lappend(baselines, baseline);
+	baseline->name = pstrdup(name);
+	baseline->is_placeholder = setting == NULL;
+	if (setting == NULL)
+	{
+		MemoryContextSwitchTo(oldcontext);
+		return baseline;
+	}
 	baseline->value = pstrdup(GetConfigOption(setting->name, false, false));
 	baseline->source = setting->source;
 	baseline->reset_source = setting->reset_source;
 	baseline->scontext = setting->scontext;
 	baseline->reset_scontext = setting->reset_scontext;
-	baselines = lappend(baselines, baseline);
 	MemoryContextSwitchTo(oldcontext);
 	return baseline;
-}
-
-static struct config_generic *
-find_setting(const char *name)
-{
-	int			count;
-	struct config_generic **settings = pw_guc_variables(&count);
-
-	for (int i = 0; i < count; i++)
-		if (pg_strcasecmp(settings[i]->name, name) == 0)
-			return settings[i];
-	return NULL;
 }
 
 static void
@@ -248,16 +245,37 @@ restore_all(void)
 static void
 restore_baseline(PwBaseline *baseline)
 {
-	struct config_generic *setting = find_setting(baseline->name);
+	struct config_generic *setting = pw_guc_find(baseline->name);
 
 	if (setting == NULL)
 		return;
+	if (baseline->is_placeholder)
+	{
+		take_placeholder_back(baseline->name);
+		return;
+	}
 	lower_source(setting, PGC_S_DEFAULT, PGC_S_DEFAULT);
 	(void) set_config_option(baseline->name, baseline->value, PGC_POSTMASTER,
 							 PGC_S_CLIENT, GUC_ACTION_SET, true, ERROR, true);
 	lower_source(setting, baseline->source, baseline->reset_source);
 	setting->scontext = baseline->scontext;
 	setting->reset_scontext = baseline->reset_scontext;
+}
+
+/*
+ * A setting that did not exist: take its value, and hide it unless a module
+ * has defined it in between.
+ */
+static void
+take_placeholder_back(const char *name)
+{
+	struct config_generic *setting = pw_guc_find(name);
+
+	lower_source(setting, PGC_S_DEFAULT, PGC_S_DEFAULT);
+	(void) set_config_option(name, NULL, PGC_POSTMASTER, PGC_S_DEFAULT,
+							 GUC_ACTION_SET, true, ERROR, true);
+	if (pw_placeholder_is_own(setting))
+		pw_placeholder_hide(setting);
 }
 
 static void

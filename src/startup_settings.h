@@ -30,6 +30,9 @@ extern void pw_startup_settings_note_server(void);
  */
 extern void pw_startup_settings_apply(const char *settings, size_t len);
 
+/* Is this list another one than that in force? */
+extern bool pw_startup_settings_differ(const char *settings, size_t len);
+
 /*
  * True after an error if it was not the new list that was bad, but the values
  * of the last one could not be taken back.  The backend is of no use then.

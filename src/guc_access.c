@@ -1,0 +1,169 @@
+/*-------------------------------------------------------------------------
+ *
+ * guc_access.c
+ *	  PostgreSQL's settings, as the variables that they are.
+ *
+ * Runs in: slots.
+ *
+ * Hiding placeholders
+ * -------------------
+ *
+ * A placeholder exists from its first use to the end of the backend, and
+ * current_setting() tells one that has no value from one that does not exist.
+ * So that the next client does not find what the last one has created, we
+ * rename it: a name with a control character at its end can neither be written
+ * in SQL nor be set, and sorts right behind the name without, so that guc.c's
+ * array stays in order.
+ *
+ * When a client creates a placeholder of which we have a hidden one, we do not
+ * notice, and there are two.  That is harmless, but a backend that has
+ * thousands should be replaced.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+
+#include "compat.h"
+#include "guc_access.h"
+
+#define HIDDEN_MARK '\001'
+
+/* A slot that has hidden so many placeholders is replaced. */
+#define MANY_PLACEHOLDERS 1000
+
+typedef struct PwHidden
+{
+	struct config_generic *setting;
+	const char *name;			/* without the mark; the setting's before */
+} PwHidden;
+
+static List *hidden = NIL;
+
+static int	compare_to_setting(const void *name, const void *setting);
+static bool is_hidden(const struct config_generic *setting);
+
+int
+pw_guc_compare_names(const char *a, const char *b)
+{
+	for (; *a != '\0' && *b != '\0'; a++, b++)
+	{
+		char		ca = *a >= 'A' && *a <= 'Z' ? *a + ('a' - 'A') : *a;
+		char		cb = *b >= 'A' && *b <= 'Z' ? *b + ('a' - 'A') : *b;
+
+		if (ca != cb)
+			return ca - cb;
+	}
+	return (*a != '\0') - (*b != '\0');
+}
+
+struct config_generic *
+pw_guc_find(const char *name)
+{
+	int			count;
+	struct config_generic **settings = pw_guc_variables(&count);
+	struct config_generic **found = bsearch(name, settings, count,
+											sizeof(struct config_generic *),
+											compare_to_setting);
+
+	return found == NULL ? NULL : *found;
+}
+
+static int
+compare_to_setting(const void *name, const void *setting)
+{
+	return pw_guc_compare_names(name, (*(struct config_generic *const *) setting)->name);
+}
+
+/*
+ * As serialize_variable() in guc.c does for parallel workers.
+ */
+bool
+pw_guc_append_value(StringInfo out, struct config_generic *setting)
+{
+	switch (setting->vartype)
+	{
+		case PGC_BOOL:
+			appendStringInfoString(out, *((struct config_bool *) setting)->variable ?
+								   "true" : "false");
+			return true;
+		case PGC_INT:
+			appendStringInfo(out, "%d", *((struct config_int *) setting)->variable);
+			return true;
+		case PGC_REAL:
+			appendStringInfo(out, "%.*e", 17, *((struct config_real *) setting)->variable);
+			return true;
+		case PGC_ENUM:
+			{
+				struct config_enum *conf = (struct config_enum *) setting;
+
+				appendStringInfoString(out, config_enum_lookup_by_value(conf, *conf->variable));
+				return true;
+			}
+		case PGC_STRING:
+			{
+				const char *value = *((struct config_string *) setting)->variable;
+
+				if (value != NULL)
+					appendStringInfoString(out, value);
+				return value != NULL;
+			}
+	}
+	return false;
+}
+
+bool
+pw_placeholder_is_own(const struct config_generic *setting)
+{
+	return (setting->flags & GUC_CUSTOM_PLACEHOLDER) != 0 &&
+		(setting->reset_source == PGC_S_DEFAULT || setting->reset_source == PGC_S_CLIENT) &&
+		!is_hidden(setting);
+}
+
+static bool
+is_hidden(const struct config_generic *setting)
+{
+	size_t		len = strlen(setting->name);
+
+	return len > 0 && setting->name[len - 1] == HIDDEN_MARK;
+}
+
+void
+pw_placeholder_hide(struct config_generic *setting)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(TopMemoryContext);
+	PwHidden   *entry = palloc(sizeof(PwHidden));
+
+	Assert(setting->source == PGC_S_DEFAULT);
+	entry->setting = setting;
+	entry->name = setting->name;
+	setting->name = psprintf("%s%c", entry->name, HIDDEN_MARK);
+	hidden = lappend(hidden, entry);
+	MemoryContextSwitchTo(oldcontext);
+}
+
+void
+pw_placeholder_show(const char *name)
+{
+	ListCell   *cell;
+
+	foreach(cell, hidden)
+	{
+		PwHidden   *entry = (PwHidden *) lfirst(cell);
+
+		if (pw_guc_compare_names(entry->name, name) != 0)
+			continue;
+		pfree(unconstify(char *, entry->setting->name));
+		entry->setting->name = entry->name;
+		hidden = foreach_delete_current(hidden, cell);
+		pfree(entry);
+		return;
+	}
+}
+
+bool
+pw_placeholders_are_many(void)
+{
+	return list_length(hidden) > MANY_PLACEHOLDERS;
+}

@@ -1,0 +1,32 @@
+/*-------------------------------------------------------------------------
+ *
+ * injection.h
+ *	  Messages of our own that PostgresMain() reads before the client's.
+ *
+ * Runs in: slots.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef PW_INJECTION_H
+#define PW_INJECTION_H
+
+#include "lib/stringinfo.h"
+
+/*
+ * What can be injected at once, in bytes: a socket's buffer must hold it,
+ * together with what the backend has read of the client's messages.
+ */
+#define PW_INJECTION_LIMIT (64 * 1024)
+
+/*
+ * Let PostgresMain() read these messages, which must end with Sync, and then
+ * what it has read of the client's already.  Returns the descriptor to read
+ * from.
+ */
+extern int	pw_inject(StringInfo messages);
+
+/* Is it reading them?  And: it has read them. */
+extern bool pw_is_injecting(void);
+extern void pw_injection_finish(void);
+
+#endif							/* PW_INJECTION_H */

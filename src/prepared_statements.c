@@ -1,0 +1,461 @@
+/*-------------------------------------------------------------------------
+ *
+ * prepared_statements.c
+ *	  The prepared statements of the client that is attached.
+ *
+ * Runs in: slots.
+ *
+ * Named statements
+ * ----------------
+ *
+ * Their names are in a hash table of prepare.c, which core_tables.c finds for
+ * us, and which only ever holds those of the attached client: so they do not
+ * collide, pg_prepared_statements shows the client's own, and DEALLOCATE ALL
+ * reaches no others.  What is behind the names is statement_cache.c's.
+ *
+ * "installed" is our own list of what is in that table, in the order of names,
+ * as bytes that can be saved: one PwSavedStatement after the other.  When the
+ * client's successor has the same statements, as is usual, nothing has to be
+ * done but to exchange the counts.
+ *
+ * The unnamed statement
+ * ---------------------
+ *
+ * It outlives its transaction too, and postgres.c keeps it in a static variable
+ * that nobody can reach.  Mostly that does not matter: the next client begins
+ * with a simple query, which drops it, or with a Parse that replaces it.  For
+ * a client that begins with anything else PostgresMain() reads messages of our
+ * own first (injection.c): a Parse, if the client had an unnamed statement
+ * where it comes from, or a Close.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "commands/prepare.h"
+#include "common/hashfn.h"
+#include "libpq/pqformat.h"
+#include "mb/pg_wchar.h"
+#include "port/pg_bswap.h"
+#include "utils/memutils.h"
+
+#include "core_tables.h"
+#include "prepared_statements.h"
+#include "protocol.h"
+#include "statement_cache.h"
+
+/* A named statement in a saved session. */
+typedef struct PwSavedStatement
+{
+	uint32		size;			/* bytes, to the next one */
+	bool		from_sql;		/* PREPARE, not a Parse message */
+	char		name[NAMEDATALEN];
+	TimestampTz prepare_time;
+	uint64		hash;			/* of the definition */
+	PwPlanCounts counts;
+	/* the PwDefinition follows */
+} PwSavedStatement;
+
+#define saved_definition(saved) ((PwDefinition *) ((saved) + 1))
+#define saved_next(saved) ((PwSavedStatement *) ((char *) (saved) + (saved)->size))
+
+/* PostgreSQL's table of names */
+static HTAB *names = NULL;
+
+/* What is in there, as last looked at; and the plans, in the same order. */
+static StringInfoData installed;
+static PwPlan **plans = NULL;
+static int	nplans = 0;
+static int	plans_size = 32;
+
+/* Names were added or removed since; their number when we last counted. */
+static bool names_changed = false;
+static long names_count = 0;
+
+/* Plans have been used since. */
+static bool plans_used = false;
+
+/*
+ * The unnamed statement in this backend: its plan source, NULL if there is
+ * none, and as bytes that can be saved: the body of its Parse message behind
+ * the name, with the text in the server's encoding.
+ */
+static CachedPlanSource *unnamed_source = NULL;
+static MemoryContextCallback unnamed_dropped;
+static StringInfoData unnamed;
+static bool unnamed_is_noted = true;	/* the bytes are those of the source */
+
+/*
+ * Is that the client's?  While it is not, "wanted" is what the client has: its
+ * statement from elsewhere, or none.
+ */
+static bool unnamed_is_own = true;
+static StringInfoData wanted_unnamed;
+static bool unnamed_changed = false;
+
+static void note_unnamed(CachedPlanSource *source);
+static void forget_unnamed(void *arg);
+static void describe_unnamed(void);
+static void look_at_names(void);
+static int	compare_statements(const void *a, const void *b);
+static void append_statement(StringInfo part, PreparedStatement *statement);
+static void save_counts(void);
+static void remove_unwanted(const char *part, size_t len);
+static void install_wanted(void);
+static bool is_same(const PwSavedStatement *a, const PwSavedStatement *b);
+static void reserve_plans(int count);
+
+void
+pw_statements_init(void)
+{
+	initStringInfo(&installed);
+	initStringInfo(&unnamed);
+	initStringInfo(&wanted_unnamed);
+	plans = palloc(sizeof(PwPlan *) * plans_size);
+	pw_statement_cache_init();
+	names = pw_core_table(PW_TABLE_PREPARED_STATEMENTS);
+	if (names == NULL)
+		elog(FATAL, "table of prepared statements not found");
+	unnamed_dropped.func = forget_unnamed;
+}
+
+/*
+ * A Parse message has been carried out.  It was for a named statement if there
+ * are more names than before.
+ */
+void
+pw_statements_parsed(void)
+{
+	CachedPlanSource *source = pw_newest_plan_source();
+
+	if (hash_get_num_entries(names) > names_count)
+	{
+		(void) pw_plan_enter(source, false);
+		pw_statements_removed();
+	}
+	else
+		note_unnamed(source);
+}
+
+void
+pw_statement_prepared(const char *name)
+{
+	(void) pw_plan_enter(FetchPreparedStatement(name, true)->plansource, true);
+	pw_statements_removed();
+}
+
+void
+pw_statements_removed(void)
+{
+	long		count = hash_get_num_entries(names);
+
+	names_changed = names_changed || count != names_count;
+	names_count = count;
+}
+
+void
+pw_statements_used(void)
+{
+	plans_used = true;
+}
+
+bool
+pw_statements_changed(void)
+{
+	return names_changed || plans_used;
+}
+
+void
+pw_statements_capture(StringInfo part)
+{
+	if (names_changed)
+		look_at_names();
+	else if (plans_used)
+		save_counts();
+	names_changed = plans_used = false;
+	appendBinaryStringInfo(part, installed.data, installed.len);
+}
+
+/*
+ * Bring "installed" up to date with the table of names.
+ */
+static void
+look_at_names(void)
+{
+	int			count = (int) hash_get_num_entries(names);
+	PreparedStatement **statements = palloc(sizeof(PreparedStatement *) * Max(count, 1));
+	PreparedStatement *statement;
+	HASH_SEQ_STATUS scan;
+	int			n = 0;
+
+	hash_seq_init(&scan, names);
+	while ((statement = hash_seq_search(&scan)) != NULL)
+		statements[n++] = statement;
+	qsort(statements, n, sizeof(PreparedStatement *), compare_statements);
+
+	reserve_plans(n);
+	resetStringInfo(&installed);
+	for (nplans = 0; nplans < n; nplans++)
+	{
+		plans[nplans] = pw_plan_of(statements[nplans]->plansource);
+		append_statement(&installed, statements[nplans]);
+	}
+	pfree(statements);
+}
+
+static int
+compare_statements(const void *a, const void *b)
+{
+	return strcmp((*(PreparedStatement *const *) a)->stmt_name,
+				  (*(PreparedStatement *const *) b)->stmt_name);
+}
+
+static void
+append_statement(StringInfo part, PreparedStatement *statement)
+{
+	PwPlan	   *plan = pw_plan_of(statement->plansource);
+	const PwDefinition *definition = pw_plan_definition(plan);
+	PwSavedStatement saved;
+
+	memset(&saved, 0, sizeof(saved));
+	saved.size = sizeof(saved) + MAXALIGN(definition->size);
+	saved.from_sql = statement->from_sql;
+	strlcpy(saved.name, statement->stmt_name, NAMEDATALEN);
+	saved.prepare_time = statement->prepare_time;
+	saved.hash = pw_plan_hash(plan);
+	pw_plan_get_counts(plan, &saved.counts);
+	appendBinaryStringInfo(part, (char *) &saved, sizeof(saved));
+	appendBinaryStringInfo(part, (const char *) definition, definition->size);
+	while (part->len % MAXIMUM_ALIGNOF != 0)
+		appendStringInfoChar(part, '\0');
+}
+
+static void
+save_counts(void)
+{
+	PwSavedStatement *saved = (PwSavedStatement *) installed.data;
+
+	for (int i = 0; i < nplans; i++)
+	{
+		pw_plan_get_counts(plans[i], &saved->counts);
+		saved = saved_next(saved);
+	}
+}
+
+/*
+ * Both lists are in the order of names.  First everything goes that is not
+ * wanted, then what is missing comes: a name may be in both with different
+ * statements.
+ */
+void
+pw_statements_apply(const char *part, size_t len)
+{
+	if (names_changed)
+		look_at_names();
+	remove_unwanted(part, len);
+	resetStringInfo(&installed);
+	appendBinaryStringInfo(&installed, part, len);
+	install_wanted();
+	names_count = hash_get_num_entries(names);
+	names_changed = plans_used = false;
+	pw_statement_cache_trim();
+}
+
+/*
+ * Remove the names that are not in the new list, or for something else.  What
+ * remains gets its place in the new order; "plans" has NULL at the others.
+ */
+static void
+remove_unwanted(const char *part, size_t len)
+{
+	PwSavedStatement *old = (PwSavedStatement *) installed.data;
+	const PwSavedStatement *wanted = (const PwSavedStatement *) part;
+	const char *end = part + len;
+	PwPlan	  **old_plans = palloc(sizeof(PwPlan *) * Max(nplans, 1));
+	int			nold = nplans;
+	int			n = 0;
+	int			i = 0;
+
+	memcpy(old_plans, plans, sizeof(PwPlan *) * nold);
+	while (i < nold || (const char *) wanted < end)
+	{
+		int			order = i >= nold ? 1 : (const char *) wanted >= end ? -1 :
+			strcmp(old->name, wanted->name);
+		bool		same = order == 0 && is_same(old, wanted);
+
+		if (order <= 0 && !same)
+		{
+			(void) hash_search(names, old->name, HASH_REMOVE, NULL);
+			pw_plan_release(old_plans[i]);
+		}
+		if (order >= 0)
+		{
+			reserve_plans(n + 1);
+			plans[n++] = same ? old_plans[i] : NULL;
+			wanted = saved_next(wanted);
+		}
+		if (order <= 0)
+		{
+			old = saved_next(old);
+			i++;
+		}
+	}
+	nplans = n;
+	pfree(old_plans);
+}
+
+/*
+ * Enter the missing names of the list in "installed", and for all of them what
+ * is this client's own.
+ */
+static void
+install_wanted(void)
+{
+	PwSavedStatement *saved = (PwSavedStatement *) installed.data;
+
+	for (int i = 0; i < nplans; i++)
+	{
+		PreparedStatement *statement;
+
+		if (plans[i] == NULL)
+			plans[i] = pw_plan_take(saved_definition(saved), saved->hash);
+		statement = hash_search(names, saved->name, HASH_ENTER, NULL);
+		statement->plansource = pw_plan_source(plans[i]);
+		statement->from_sql = saved->from_sql;
+		statement->prepare_time = saved->prepare_time;
+		pw_plan_set_counts(plans[i], &saved->counts);
+		saved = saved_next(saved);
+	}
+}
+
+static bool
+is_same(const PwSavedStatement *a, const PwSavedStatement *b)
+{
+	const PwDefinition *definition_a = saved_definition(a);
+	const PwDefinition *definition_b = saved_definition(b);
+
+	return a->hash == b->hash && definition_a->size == definition_b->size &&
+		memcmp(definition_a, definition_b, definition_a->size) == 0;
+}
+
+static void
+reserve_plans(int count)
+{
+	if (count <= plans_size)
+		return;
+	plans_size = count * 2;
+	plans = repalloc(plans, sizeof(PwPlan *) * plans_size);
+}
+
+/*
+ * A Parse message has made a new unnamed statement.
+ */
+static void
+note_unnamed(CachedPlanSource *source)
+{
+	unnamed_source = source;
+	unnamed_is_noted = false;
+	unnamed_is_own = unnamed_changed = true;
+	MemoryContextRegisterResetCallback(source->context, &unnamed_dropped);
+}
+
+/*
+ * Reset callback: PostgreSQL drops the unnamed statement, because the client
+ * has said something that does.
+ */
+static void
+forget_unnamed(void *arg)
+{
+	unnamed_source = NULL;
+	unnamed_is_noted = false;
+	unnamed_is_own = unnamed_changed = true;
+}
+
+bool
+pw_unnamed_changed(void)
+{
+	return unnamed_changed;
+}
+
+void
+pw_unnamed_capture(StringInfo part)
+{
+	const StringInfoData *current = &wanted_unnamed;
+
+	if (unnamed_is_own)
+	{
+		describe_unnamed();
+		current = &unnamed;
+	}
+	appendBinaryStringInfo(part, current->data, current->len);
+	unnamed_changed = false;
+}
+
+/*
+ * Bring "unnamed" up to date.
+ */
+static void
+describe_unnamed(void)
+{
+	if (unnamed_is_noted)
+		return;
+	resetStringInfo(&unnamed);
+	unnamed_is_noted = true;
+	if (unnamed_source == NULL)
+		return;
+	appendStringInfoString(&unnamed, unnamed_source->query_string);
+	appendStringInfoChar(&unnamed, '\0');
+	pq_sendint16(&unnamed, unnamed_source->num_params);
+	for (int i = 0; i < unnamed_source->num_params; i++)
+		pq_sendint32(&unnamed, unnamed_source->param_types[i]);
+}
+
+void
+pw_unnamed_apply(const char *part, size_t len)
+{
+	describe_unnamed();
+	unnamed_is_own = unnamed.len == len && memcmp(unnamed.data, part, len) == 0;
+	unnamed_changed = false;
+	resetStringInfo(&wanted_unnamed);
+	if (!unnamed_is_own)
+		appendBinaryStringInfo(&wanted_unnamed, part, len);
+}
+
+void
+pw_unnamed_void(void)
+{
+	if (unnamed_is_own || wanted_unnamed.len == 0)
+		return;
+	resetStringInfo(&wanted_unnamed);
+	unnamed_changed = true;
+}
+
+bool
+pw_unnamed_message(StringInfo messages)
+{
+	if (unnamed_is_own || (wanted_unnamed.len == 0 && unnamed_source == NULL))
+		return false;
+
+	if (wanted_unnamed.len == 0)
+		pw_build_close_unnamed(messages);
+	else
+	{
+		size_t		text_len = strlen(wanted_unnamed.data) + 1;
+		char	   *text = pg_server_to_client(wanted_unnamed.data, text_len - 1);
+
+		pw_build_parse_unnamed(messages, text, wanted_unnamed.data + text_len,
+							   wanted_unnamed.len - text_len);
+	}
+	pw_build_sync(messages);
+	return true;
+}
+
+/*
+ * If the statement could not be parsed again, the client has lost it.
+ */
+void
+pw_unnamed_settled(void)
+{
+	if (!unnamed_is_own)
+		forget_unnamed(NULL);
+}

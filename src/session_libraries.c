@@ -1,0 +1,120 @@
+/*-------------------------------------------------------------------------
+ *
+ * session_libraries.c
+ *	  The libraries that a client has loaded, loaded again where it goes.
+ *
+ * Runs in: slots.
+ *
+ * A library is never unloaded.  So a slot has the libraries of every client
+ * that it has served, those of LOAD as well as those of functions in C; the
+ * settings of a library are taken back with the session, its code stays.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "fmgr.h"
+#include "utils/memutils.h"
+
+#include "session_libraries.h"
+
+/* The attached client's: names as given to LOAD, each with its terminator. */
+static StringInfoData libraries;
+static bool changed = false;
+
+/* Names that were loaded into this backend, whoever wanted them. */
+static List *loaded = NIL;
+
+static void load(const char *filename);
+static bool contains(const char *filename);
+static bool is_loaded(const char *filename);
+static void remember(const char *filename);
+
+void
+pw_libraries_init(void)
+{
+	initStringInfo(&libraries);
+}
+
+void
+pw_library_loaded(const char *filename)
+{
+	remember(filename);
+	if (contains(filename))
+		return;
+	appendBinaryStringInfo(&libraries, filename, strlen(filename) + 1);
+	changed = true;
+}
+
+bool
+pw_libraries_changed(void)
+{
+	return changed;
+}
+
+void
+pw_libraries_capture(StringInfo part)
+{
+	changed = false;
+	appendBinaryStringInfo(part, libraries.data, libraries.len);
+}
+
+void
+pw_libraries_apply(const char *part, size_t len)
+{
+	changed = false;
+	if (libraries.len == len && memcmp(libraries.data, part, len) == 0)
+		return;
+	for (const char *name = part; name < part + len; name += strlen(name) + 1)
+		load(name);
+	resetStringInfo(&libraries);
+	appendBinaryStringInfo(&libraries, part, len);
+}
+
+/*
+ * Some libraries look into catalogs when they are loaded.
+ */
+static void
+load(const char *filename)
+{
+	if (is_loaded(filename))
+		return;
+	StartTransactionCommand();
+	load_file(filename, false);
+	CommitTransactionCommand();
+	remember(filename);
+}
+
+static bool
+contains(const char *filename)
+{
+	for (const char *name = libraries.data; name < libraries.data + libraries.len;
+		 name += strlen(name) + 1)
+		if (strcmp(name, filename) == 0)
+			return true;
+	return false;
+}
+
+static bool
+is_loaded(const char *filename)
+{
+	ListCell   *cell;
+
+	foreach(cell, loaded)
+		if (strcmp((const char *) lfirst(cell), filename) == 0)
+			return true;
+	return false;
+}
+
+static void
+remember(const char *filename)
+{
+	MemoryContext oldcontext;
+
+	if (is_loaded(filename))
+		return;
+	oldcontext = MemoryContextSwitchTo(TopMemoryContext);
+	loaded = lappend(loaded, pstrdup(filename));
+	MemoryContextSwitchTo(oldcontext);
+}

@@ -1,0 +1,589 @@
+/*-------------------------------------------------------------------------
+ *
+ * statement_cache.c
+ *	  The plan sources of prepared statements, shared by the clients of a slot.
+ *
+ * Runs in: slots.
+ *
+ * A prepared statement is a name and a plan source.  Names come and go with
+ * the clients (prepared_statements.c); plan sources stay, so that the next
+ * client with the same statement finds it parsed and planned.
+ *
+ * What is the same
+ * ----------------
+ *
+ * Two statements are the same if their definitions are, byte by byte: text,
+ * types of parameters, the current user, the settings that parse analysis may
+ * look at, and the columns of the result.  The last is not redundant: after
+ * DDL, a client that has prepared a statement before must be told that its
+ * result has changed, and one that has prepared the same text afterwards must
+ * not.
+ *
+ * A plan source is one client's at a time ("taken"), and one name's: a client
+ * that has the same statement under two names needs two of them, since
+ * DEALLOCATE drops what is behind the name.
+ *
+ * Preparing again
+ * ---------------
+ *
+ * A client that comes to a slot which lacks one of its statements gets a plan
+ * source that has been parsed, but is marked as invalid.  PostgreSQL analyzes
+ * such a one at its first use, as it does after DDL, compares its result with
+ * the old one, and reports to the client whatever is wrong.  So taking a
+ * statement along needs no catalog, no transaction and no lock, and cannot
+ * fail for a reason that is the statement's.
+ *
+ * Entries leave the cache when their plan source is dropped, by us or by
+ * PostgreSQL: an entry lives in its plan source's memory context, and a reset
+ * callback of that context takes it out.
+ *
+ * XXX An analysis that is repeated under other settings (after DDL, say) is
+ * shared with clients whose settings are still the old ones.  It matters only
+ * for constants in the text whose meaning depends on a setting.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/tupdesc.h"
+#include "catalog/pg_type.h"
+#include "commands/prepare.h"
+#include "common/hashfn.h"
+#include "lib/ilist.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "parser/analyze.h"
+#include "parser/parser.h"
+#include "tcop/tcopprot.h"
+#include "tcop/utility.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+
+#include "compat.h"
+#include "settings.h"
+#include "statement_cache.h"
+
+/* A column of a result, as far as PostgreSQL compares it. */
+typedef struct PwColumn
+{
+	Oid			type;
+	int32		typmod;
+	Oid			collation;
+	int32		ndims;
+	int16		len;
+	bool		byval;
+	char		align;
+	char		storage;
+	char		compression;
+	int16		unused;			/* zero */
+	NameData	name;
+} PwColumn;
+
+/* Allocated in the plan source's own context. */
+struct PwPlan
+{
+	CachedPlanSource *source;
+	PwDefinition *definition;
+	uint64		hash;			/* of the definition */
+	bool		taken;			/* is behind a name of the current client */
+	dlist_node	same_hash;		/* in PwPlanBucket */
+	dlist_node	lru;			/* in all_plans */
+	MemoryContextCallback dropped;
+};
+
+typedef struct PwPlanBucket
+{
+	uint64		hash;			/* key */
+	dlist_head	plans;
+} PwPlanBucket;
+
+typedef struct PwPlanPointer
+{
+	CachedPlanSource *source;	/* key */
+	PwPlan	   *plan;
+} PwPlanPointer;
+
+/* The settings that the meaning of a text can depend on. */
+static const char *const parse_settings[] = {
+	"array_nulls", "backslash_quote", "DateStyle", "default_text_search_config",
+	"IntervalStyle", "lc_monetary", "lc_numeric", "lc_time", "search_path",
+	"standard_conforming_strings", "TimeZone", "timezone_abbreviations",
+	"transform_null_equals", "xmloption",
+};
+
+static HTAB *by_hash = NULL;
+static HTAB *by_source = NULL;
+
+/* all entries, the one taken last at the head */
+static dlist_head all_plans = DLIST_STATIC_INIT(all_plans);
+static int	nplans = 0;
+
+/* PostgreSQL's list of saved plan sources */
+static dlist_head *saved_plans = NULL;
+
+static void find_saved_plans(void);
+static PwPlan *enter(CachedPlanSource *source, PwDefinition *definition, uint64 hash);
+static void forget_dropped(void *arg);
+static PwDefinition *define(CachedPlanSource *source, bool from_sql);
+static void define_columns(PwColumn *columns, TupleDesc result);
+static uint64 environment_hash(void);
+static PwPlan *find_free(const PwDefinition *definition, uint64 hash);
+static CachedPlanSource *rebuild(const PwDefinition *definition);
+static RawStmt *parse_text(const PwDefinition *definition, const char *text);
+static List *parse_as_then(const PwDefinition *definition, const char *text);
+static RawStmt *find_prepare(List *statements, const PwDefinition *definition);
+static TupleDesc rebuild_result(const PwDefinition *definition);
+static bool result_is_fixed(const PwDefinition *definition);
+static void complete_utility(CachedPlanSource *source);
+static Oid *definition_types(const PwDefinition *definition);
+static PwColumn *definition_columns(const PwDefinition *definition);
+static char *definition_text(const PwDefinition *definition);
+
+void
+pw_statement_cache_init(void)
+{
+	HASHCTL		buckets = {.keysize = sizeof(uint64),.entrysize = sizeof(PwPlanBucket)};
+	HASHCTL		pointers = {.keysize = sizeof(CachedPlanSource *),
+	.entrysize = sizeof(PwPlanPointer)};
+
+	by_hash = hash_create("pool_worker plans", 64, &buckets, HASH_ELEM | HASH_BLOBS);
+	by_source = hash_create("pool_worker plan sources", 64, &pointers, HASH_ELEM | HASH_BLOBS);
+	find_saved_plans();
+}
+
+/*
+ * Saving a plan source puts it at the tail of plancache.c's list, so that what
+ * follows it is the head of that list.  The statement that we prepare for this
+ * also makes prepare.c create its table of names, which core_tables.c finds.
+ */
+static void
+find_saved_plans(void)
+{
+	const char *name = "pool_worker";
+	CachedPlanSource *source = CreateCachedPlan(NULL, "", CMDTAG_UNKNOWN);
+
+	CompleteCachedPlan(source, NIL, NULL, NULL, 0, NULL, NULL, 0, true);
+	StorePreparedStatement(name, source, false);
+	saved_plans = (dlist_head *) source->node.next;
+	DropPreparedStatement(name, true);
+}
+
+CachedPlanSource *
+pw_newest_plan_source(void)
+{
+	CachedPlanSource *source = dlist_tail_element(CachedPlanSource, node, saved_plans);
+
+	Assert(source->magic == CACHEDPLANSOURCE_MAGIC);
+	return source;
+}
+
+PwPlan *
+pw_plan_enter(CachedPlanSource *source, bool from_sql)
+{
+	PwDefinition *definition = define(source, from_sql);
+	PwPlan	   *plan = enter(source, definition,
+							 hash_bytes_extended((unsigned char *) definition,
+												 definition->size, 0));
+
+	plan->taken = true;
+	return plan;
+}
+
+static PwPlan *
+enter(CachedPlanSource *source, PwDefinition *definition, uint64 hash)
+{
+	PwPlan	   *plan = MemoryContextAllocZero(source->context, sizeof(PwPlan));
+	PwPlanBucket *bucket;
+	PwPlanPointer *pointer;
+	bool		found;
+
+	plan->source = source;
+	plan->definition = definition;
+	plan->hash = hash;
+	bucket = hash_search(by_hash, &hash, HASH_ENTER, &found);
+	if (!found)
+		dlist_init(&bucket->plans);
+	dlist_push_head(&bucket->plans, &plan->same_hash);
+	pointer = hash_search(by_source, &source, HASH_ENTER, NULL);
+	pointer->plan = plan;
+	dlist_push_head(&all_plans, &plan->lru);
+	nplans++;
+
+	plan->dropped.func = forget_dropped;
+	plan->dropped.arg = plan;
+	MemoryContextRegisterResetCallback(source->context, &plan->dropped);
+	return plan;
+}
+
+/*
+ * Reset callback: PostgreSQL drops a plan source.  Must not fail.
+ */
+static void
+forget_dropped(void *arg)
+{
+	PwPlan	   *plan = (PwPlan *) arg;
+	PwPlanBucket *bucket = hash_search(by_hash, &plan->hash, HASH_FIND, NULL);
+
+	dlist_delete(&plan->same_hash);
+	if (bucket != NULL && dlist_is_empty(&bucket->plans))
+		(void) hash_search(by_hash, &plan->hash, HASH_REMOVE, NULL);
+	(void) hash_search(by_source, &plan->source, HASH_REMOVE, NULL);
+	dlist_delete(&plan->lru);
+	nplans--;
+}
+
+PwPlan *
+pw_plan_of(CachedPlanSource *source)
+{
+	PwPlanPointer *pointer = hash_search(by_source, &source, HASH_FIND, NULL);
+
+	return pointer == NULL ? NULL : pointer->plan;
+}
+
+/*
+ * Write down what a plan source is, in its own memory context.
+ */
+static PwDefinition *
+define(CachedPlanSource *source, bool from_sql)
+{
+	TupleDesc	result = source->resultDesc;
+	int			ncolumns = result == NULL ? 0 : result->natts;
+	size_t		text_len = strlen(source->query_string) + 1;
+	size_t		size = sizeof(PwDefinition) + sizeof(Oid) * source->num_params +
+		sizeof(PwColumn) * ncolumns + text_len;
+	PwDefinition *definition = MemoryContextAllocZero(source->context, size);
+
+	definition->size = size;
+	definition->role = GetUserId();
+	definition->environment = environment_hash();
+	definition->location = -1;
+	if (from_sql)
+	{
+		definition->location = source->raw_parse_tree->stmt_location;
+		definition->length = source->raw_parse_tree->stmt_len;
+	}
+	definition->nparams = source->num_params;
+	definition->ncolumns = result == NULL ? -1 : ncolumns;
+	definition->cursor_options = source->cursor_options;
+	definition->standard_strings = standard_conforming_strings;
+	definition->backslash_quote = backslash_quote;
+	if (source->num_params > 0)
+		memcpy(definition_types(definition), source->param_types,
+			   sizeof(Oid) * source->num_params);
+	if (result != NULL)
+		define_columns(definition_columns(definition), result);
+	memcpy(definition_text(definition), source->query_string, text_len);
+	return definition;
+}
+
+static void
+define_columns(PwColumn *columns, TupleDesc result)
+{
+	for (int i = 0; i < result->natts; i++)
+	{
+		Form_pg_attribute attribute = TupleDescAttr(result, i);
+
+		columns[i].type = attribute->atttypid;
+		columns[i].typmod = attribute->atttypmod;
+		columns[i].collation = attribute->attcollation;
+		columns[i].ndims = attribute->attndims;
+		columns[i].len = attribute->attlen;
+		columns[i].byval = attribute->attbyval;
+		columns[i].align = attribute->attalign;
+		columns[i].storage = attribute->attstorage;
+		columns[i].compression = attribute->attcompression;
+		namestrcpy(&columns[i].name, NameStr(attribute->attname));
+	}
+}
+
+static uint64
+environment_hash(void)
+{
+	uint64		hash = 0;
+
+	for (int i = 0; i < lengthof(parse_settings); i++)
+	{
+		const char *value = GetConfigOption(parse_settings[i], true, false);
+
+		if (value != NULL)
+			hash = hash_combine64(hash, hash_bytes_extended((const unsigned char *) value,
+															strlen(value), 0));
+	}
+	return hash;
+}
+
+PwPlan *
+pw_plan_take(const PwDefinition *definition, uint64 hash)
+{
+	PwPlan	   *plan = find_free(definition, hash);
+
+	if (plan == NULL)
+	{
+		CachedPlanSource *source = rebuild(definition);
+		PwDefinition *copy = MemoryContextAlloc(source->context, definition->size);
+
+		memcpy(copy, definition, definition->size);
+		plan = enter(source, copy, hash);
+		SaveCachedPlan(source);
+	}
+	else
+		dlist_move_head(&all_plans, &plan->lru);
+	plan->taken = true;
+	return plan;
+}
+
+void
+pw_plan_release(PwPlan *plan)
+{
+	plan->taken = false;
+}
+
+static PwPlan *
+find_free(const PwDefinition *definition, uint64 hash)
+{
+	PwPlanBucket *bucket = hash_search(by_hash, &hash, HASH_FIND, NULL);
+	dlist_iter	iter;
+
+	if (bucket == NULL)
+		return NULL;
+	dlist_foreach(iter, &bucket->plans)
+	{
+		PwPlan	   *plan = dlist_container(PwPlan, same_hash, iter.cur);
+
+		if (!plan->taken && plan->definition->size == definition->size &&
+			memcmp(plan->definition, definition, definition->size) == 0)
+			return plan;
+	}
+	return NULL;
+}
+
+/*
+ * Make a plan source from its definition: complete, but not valid.
+ */
+static CachedPlanSource *
+rebuild(const PwDefinition *definition)
+{
+	const char *text = definition_text(definition);
+	RawStmt    *parsed = parse_text(definition, text);
+	CachedPlanSource *source = CreateCachedPlan(parsed, text, parsed == NULL ?
+												CMDTAG_UNKNOWN : CreateCommandTag(parsed->stmt));
+	MemoryContext oldcontext = MemoryContextSwitchTo(source->context);
+
+	source->num_params = definition->nparams;
+	if (definition->nparams > 0)
+	{
+		source->param_types = palloc(sizeof(Oid) * definition->nparams);
+		memcpy(source->param_types, definition_types(definition),
+			   sizeof(Oid) * definition->nparams);
+	}
+	source->cursor_options = definition->cursor_options;
+	source->fixed_result = result_is_fixed(definition);
+	source->resultDesc = rebuild_result(definition);
+	source->is_complete = true;
+	if (parsed == NULL || !pw_plan_can_be_invalid(parsed))
+		complete_utility(source);
+	MemoryContextSwitchTo(oldcontext);
+	return source;
+}
+
+/*
+ * The statement of a definition, as PostgreSQL has parsed it; NULL if its text
+ * is empty.
+ */
+static RawStmt *
+parse_text(const PwDefinition *definition, const char *text)
+{
+	List	   *statements = parse_as_then(definition, text);
+
+	if (definition->location >= 0)
+		return find_prepare(statements, definition);
+	return statements == NIL ? NULL : linitial_node(RawStmt, statements);
+}
+
+/*
+ * Parse a text under the settings that parsing itself looks at, as they were
+ * when the statement was prepared.  Warnings have been given then.
+ */
+static List *
+parse_as_then(const PwDefinition *definition, const char *text)
+{
+	bool		now_standard_strings = standard_conforming_strings;
+	int			now_backslash_quote = backslash_quote;
+	bool		now_warning = escape_string_warning;
+	List	   *statements = NIL;
+
+	PG_TRY();
+	{
+		standard_conforming_strings = definition->standard_strings;
+		backslash_quote = definition->backslash_quote;
+		escape_string_warning = false;
+		statements = raw_parser(text, RAW_PARSE_DEFAULT);
+	}
+	PG_FINALLY();
+	{
+		standard_conforming_strings = now_standard_strings;
+		backslash_quote = now_backslash_quote;
+		escape_string_warning = now_warning;
+	}
+	PG_END_TRY();
+	return statements;
+}
+
+/*
+ * PREPARE keeps the whole text that it was a part of, and where in there it
+ * was.  Make of it what PrepareQuery() does.
+ */
+static RawStmt *
+find_prepare(List *statements, const PwDefinition *definition)
+{
+	ListCell   *cell;
+
+	foreach(cell, statements)
+	{
+		RawStmt    *statement = lfirst_node(RawStmt, cell);
+
+		if (statement->stmt_location != definition->location ||
+			!IsA(statement->stmt, PrepareStmt))
+			continue;
+		statement->stmt = ((PrepareStmt *) statement->stmt)->query;
+		return statement;
+	}
+	elog(ERROR, "PREPARE not found at its place in the text");
+}
+
+static bool
+result_is_fixed(const PwDefinition *definition)
+{
+	PwColumn   *columns = definition_columns(definition);
+
+	/* what an anonymous record looks like is known in its own backend only */
+	for (int i = 0; i < definition->ncolumns; i++)
+		if (columns[i].type == RECORDOID && columns[i].typmod >= 0)
+			return false;
+	return true;
+}
+
+/*
+ * TupleDescInitEntry() would look up the types, which may be gone.
+ */
+static TupleDesc
+rebuild_result(const PwDefinition *definition)
+{
+	PwColumn   *columns = definition_columns(definition);
+	TupleDesc	result;
+
+	if (definition->ncolumns < 0)
+		return NULL;
+	result = CreateTemplateTupleDesc(definition->ncolumns);
+	for (int i = 0; i < definition->ncolumns; i++)
+	{
+		PwColumn   *column = &columns[i];
+		Form_pg_attribute attribute = TupleDescAttr(result, i);
+
+		TupleDescInitBuiltinEntry(result, i + 1, NameStr(column->name), INT4OID,
+								  column->typmod, column->ndims);
+		attribute->atttypid = column->type;
+		attribute->attcollation = column->collation;
+		attribute->attlen = column->len;
+		attribute->attbyval = column->byval;
+		attribute->attalign = column->align;
+		attribute->attstorage = column->storage;
+		attribute->attcompression = column->compression;
+		pw_attribute_changed(result, i);
+	}
+	return result;
+}
+
+/*
+ * A statement that PostgreSQL never analyzes again must be valid from the
+ * start.  Its analysis looks at nothing.
+ */
+static void
+complete_utility(CachedPlanSource *source)
+{
+	source->query_context = AllocSetContextCreate(source->context, "CachedPlanQuery",
+												  ALLOCSET_START_SMALL_SIZES);
+	MemoryContextSwitchTo(source->query_context);
+	if (source->raw_parse_tree != NULL)
+		source->query_list = pg_analyze_and_rewrite_fixedparams(copyObject(source->raw_parse_tree),
+																source->query_string,
+																source->param_types,
+																source->num_params, NULL);
+	source->is_valid = true;
+	MemoryContextSwitchTo(source->context);
+}
+
+CachedPlanSource *
+pw_plan_source(PwPlan *plan)
+{
+	return plan->source;
+}
+
+const PwDefinition *
+pw_plan_definition(PwPlan *plan)
+{
+	return plan->definition;
+}
+
+uint64
+pw_plan_hash(PwPlan *plan)
+{
+	return plan->hash;
+}
+
+void
+pw_plan_get_counts(PwPlan *plan, PwPlanCounts *counts)
+{
+	counts->generic_plans = plan->source->num_generic_plans;
+	counts->custom_plans = plan->source->num_custom_plans;
+	counts->total_custom_cost = plan->source->total_custom_cost;
+	counts->generic_cost = plan->source->generic_cost;
+}
+
+/*
+ * The cost of a generic plan is known to whoever has that plan.
+ */
+void
+pw_plan_set_counts(PwPlan *plan, const PwPlanCounts *counts)
+{
+	plan->source->num_generic_plans = counts->generic_plans;
+	plan->source->num_custom_plans = counts->custom_plans;
+	plan->source->total_custom_cost = counts->total_custom_cost;
+	if (plan->source->gplan == NULL)
+		plan->source->generic_cost = counts->generic_cost;
+}
+
+void
+pw_statement_cache_trim(void)
+{
+	dlist_node *node = dlist_is_empty(&all_plans) ? NULL : dlist_tail_node(&all_plans);
+
+	while (node != NULL && nplans > pw_statement_cache_size)
+	{
+		PwPlan	   *plan = dlist_container(PwPlan, lru, node);
+
+		node = dlist_has_prev(&all_plans, node) ? dlist_prev_node(&all_plans, node) : NULL;
+		if (!plan->taken)
+			DropCachedPlan(plan->source);
+	}
+}
+
+static Oid *
+definition_types(const PwDefinition *definition)
+{
+	return (Oid *) (definition + 1);
+}
+
+static PwColumn *
+definition_columns(const PwDefinition *definition)
+{
+	return (PwColumn *) (definition_types(definition) + definition->nparams);
+}
+
+static char *
+definition_text(const PwDefinition *definition)
+{
+	return (char *) (definition_columns(definition) + Max(definition->ncolumns, 0));
+}
