@@ -64,11 +64,9 @@ override with_llvm = no
 
 # Lists of tests; dev/check_lists compares them with the files.  All need a
 # server with shared_preload_libraries = 'pool_worker': see CONTRIBUTING.md,
-# "Running the tests".  Isolation specs go through the pool's port.
+# "Running the tests".
 REGRESS = install settings privileges status
 ISOLATION = cancel_race pin_temp_table service_order
-POOL_PORT ?= 6432
-ISOLATION_OPTS = --port=$(POOL_PORT)
 TAP_TESTS = 1
 UNIT_TESTS = $(patsubst t/unit/%.c,%,$(sort $(wildcard t/unit/*_test.c)))
 

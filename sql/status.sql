@@ -48,10 +48,10 @@ BEGIN; SELECT 1; SELECT 1; COMMIT;
 SELECT transactions - :before FROM pool_clients();
 
 -- why it keeps its slot
-SET work_mem = '1MB';
+SELECT pg_advisory_lock(4);
 SELECT state, pin_reason FROM pool_clients();
 SELECT state, pin_reason FROM pool_slots();
-RESET work_mem;
+SELECT pg_advisory_unlock(4);
 SELECT state, pin_reason FROM pool_clients();
 BEGIN;
 SELECT state, pin_reason FROM pool_clients();

@@ -280,7 +280,7 @@ remove_unwanted(const char *part, size_t len)
 	while (i < nold || (const char *) wanted < end)
 	{
 		int			order = i >= nold ? 1 : (const char *) wanted >= end ? -1 :
-			strcmp(old->name, wanted->name);
+		strcmp(old->name, wanted->name);
 		bool		same = order == 0 && is_same(old, wanted);
 
 		if (order <= 0 && !same)

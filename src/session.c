@@ -53,7 +53,8 @@ static const PwSessionPart session_parts[] = {
 /* A saved session begins with this. */
 typedef struct PwSavedSession
 {
-	uint32		part_len[lengthof(session_parts)];	/* bytes, each part is aligned */
+	uint32		part_len[lengthof(session_parts)];	/* bytes, each part is
+													 * aligned */
 } PwSavedSession;
 
 #define SAVED_HEADER_SIZE MAXALIGN(sizeof(PwSavedSession))

@@ -103,7 +103,7 @@ is_loaded(const char *filename)
 
 	foreach(cell, loaded)
 		if (strcmp((const char *) lfirst(cell), filename) == 0)
-			return true;
+		return true;
 	return false;
 }
 

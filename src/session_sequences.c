@@ -228,6 +228,8 @@ call_lastval(void)
 	LOCAL_FCINFO(fcinfo, 0);
 	MemoryContext oldcontext = CurrentMemoryContext;
 	volatile int64 result = -1;
+	uint32		interrupt_holdoff = InterruptHoldoffCount;
+	uint32		cancel_holdoff = QueryCancelHoldoffCount;
 	Oid			user;
 	int			security_context;
 
@@ -244,6 +246,10 @@ call_lastval(void)
 		if (geterrcode() != ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE)
 			PG_RE_THROW();
 		FlushErrorState();
+
+		/* an error lets interrupts through again */
+		InterruptHoldoffCount = interrupt_holdoff;
+		QueryCancelHoldoffCount = cancel_holdoff;
 	}
 	PG_END_TRY();
 	SetUserIdAndSecContext(user, security_context);

@@ -210,8 +210,8 @@ pw_settings_apply(const char *part, size_t len)
 	while ((const char *) old < old_end || (const char *) new < new_end)
 	{
 		int			order = (const char *) old >= old_end ? 1 :
-			(const char *) new >= new_end ? -1 :
-			pw_guc_compare_names(saved_name(old), saved_name(new));
+		(const char *) new >= new_end ? -1 :
+		pw_guc_compare_names(saved_name(old), saved_name(new));
 
 		if (order < 0 && !old->is_identity)
 			take_back(saved_name(old));

@@ -107,7 +107,7 @@ static bool draws_next_value(Plan *plan);
 static bool list_draws_next_value(List *plans);
 static bool find_next_value(Node *node, void *context);
 static void note_copy(CopyStmt *copy);
-static bool adds_identity(AlterTableStmt * alter);
+static bool adds_identity(AlterTableStmt *alter);
 static void note_function(Oid function);
 static bool leaves_invisible_state(Oid function);
 static PwPinReason look(void);
@@ -508,7 +508,7 @@ note_copy(CopyStmt *copy)
  * function nor the executor.
  */
 static bool
-adds_identity(AlterTableStmt * alter)
+adds_identity(AlterTableStmt *alter)
 {
 	ListCell   *cell;
 

@@ -252,7 +252,7 @@ define(CachedPlanSource *source, bool from_sql)
 	int			ncolumns = result == NULL ? 0 : result->natts;
 	size_t		text_len = strlen(source->query_string) + 1;
 	size_t		size = sizeof(PwDefinition) + sizeof(Oid) * source->num_params +
-		sizeof(PwColumn) * ncolumns + text_len;
+	sizeof(PwColumn) * ncolumns + text_len;
 	PwDefinition *definition = MemoryContextAllocZero(source->context, size);
 
 	definition->size = size;
