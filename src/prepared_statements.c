@@ -230,6 +230,9 @@ append_statement(StringInfo part, PreparedStatement *statement)
 		appendStringInfoChar(part, '\0');
 }
 
+/*
+ * A count that has changed tells that the statement was used.
+ */
 static void
 save_counts(void)
 {
@@ -237,7 +240,15 @@ save_counts(void)
 
 	for (int i = 0; i < nplans; i++)
 	{
-		pw_plan_get_counts(plans[i], &saved->counts);
+		PwPlanCounts counts;
+
+		pw_plan_get_counts(plans[i], &counts);
+		if (counts.generic_plans != saved->counts.generic_plans ||
+			counts.custom_plans != saved->counts.custom_plans)
+		{
+			pw_plan_used(plans[i]);
+			saved->counts = counts;
+		}
 		saved = saved_next(saved);
 	}
 }

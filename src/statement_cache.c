@@ -33,6 +33,14 @@
  * statement along needs no catalog, no transaction and no lock, and cannot
  * fail for a reason that is the statement's.
  *
+ * What is kept
+ * ------------
+ *
+ * The plans of the pool_worker.statement_cache_size statements that were used
+ * last.  Of others, as long as they are not too many, we keep what parsing has
+ * made: clients have many statements that they rarely use, and all of them go
+ * with the client.
+ *
  * Entries leave the cache when their plan source is dropped, by us or by
  * PostgreSQL: an entry lives in its plan source's memory context, and a reset
  * callback of that context takes it out.
@@ -90,6 +98,8 @@ struct PwPlan
 	bool		taken;			/* is behind a name of the current client */
 	dlist_node	same_hash;		/* in PwPlanBucket */
 	dlist_node	lru;			/* in all_plans */
+	bool		planned;		/* has been used, and may have a plan */
+	dlist_node	planned_lru;	/* in planned, if so */
 	MemoryContextCallback dropped;
 };
 
@@ -120,12 +130,21 @@ static HTAB *by_source = NULL;
 static dlist_head all_plans = DLIST_STATIC_INIT(all_plans);
 static int	nplans = 0;
 
+/* those with plans, the one used last at the head */
+static dlist_head planned = DLIST_STATIC_INIT(planned);
+static int	nplanned = 0;
+
+/* For each plan, so many statements are kept parsed. */
+#define PARSED_PER_PLAN 4
+
 /* PostgreSQL's list of saved plan sources */
 static dlist_head *saved_plans = NULL;
 
 static void find_saved_plans(void);
 static PwPlan *enter(CachedPlanSource *source, PwDefinition *definition, uint64 hash);
 static void forget_dropped(void *arg);
+static void forget_planned(PwPlan *plan);
+static void drop_plan(PwPlan *plan);
 static PwDefinition *define(CachedPlanSource *source, bool from_sql);
 static void define_columns(PwColumn *columns, TupleDesc result);
 static uint64 environment_hash(void);
@@ -188,7 +207,21 @@ pw_plan_enter(CachedPlanSource *source, bool from_sql)
 												 definition->size, 0));
 
 	plan->taken = true;
+	pw_plan_used(plan);
 	return plan;
+}
+
+void
+pw_plan_used(PwPlan *plan)
+{
+	if (plan->planned)
+		dlist_move_head(&planned, &plan->planned_lru);
+	else
+	{
+		dlist_push_head(&planned, &plan->planned_lru);
+		nplanned++;
+	}
+	plan->planned = true;
 }
 
 static PwPlan *
@@ -232,6 +265,17 @@ forget_dropped(void *arg)
 	(void) hash_search(by_source, &plan->source, HASH_REMOVE, NULL);
 	dlist_delete(&plan->lru);
 	nplans--;
+	forget_planned(plan);
+}
+
+static void
+forget_planned(PwPlan *plan)
+{
+	if (!plan->planned)
+		return;
+	dlist_delete(&plan->planned_lru);
+	plan->planned = false;
+	nplanned--;
 }
 
 PwPlan *
@@ -558,9 +602,21 @@ pw_plan_set_counts(PwPlan *plan, const PwPlanCounts *counts)
 void
 pw_statement_cache_trim(void)
 {
-	dlist_node *node = dlist_is_empty(&all_plans) ? NULL : dlist_tail_node(&all_plans);
+	int64		parsed_limit = (int64) pw_statement_cache_size * PARSED_PER_PLAN;
+	dlist_node *node;
 
-	while (node != NULL && nplans > pw_statement_cache_size)
+	node = nplanned <= pw_statement_cache_size ? NULL : dlist_tail_node(&planned);
+	while (node != NULL && nplanned > pw_statement_cache_size)
+	{
+		PwPlan	   *plan = dlist_container(PwPlan, planned_lru, node);
+
+		node = dlist_has_prev(&planned, node) ? dlist_prev_node(&planned, node) : NULL;
+		if (!plan->taken)
+			drop_plan(plan);
+	}
+
+	node = nplans <= parsed_limit ? NULL : dlist_tail_node(&all_plans);
+	while (node != NULL && nplans > parsed_limit)
 	{
 		PwPlan	   *plan = dlist_container(PwPlan, lru, node);
 
@@ -568,6 +624,35 @@ pw_statement_cache_trim(void)
 		if (!plan->taken)
 			DropCachedPlan(plan->source);
 	}
+}
+
+/*
+ * Drop what PostgreSQL makes again when the statement is used: its generic plan
+ * and its analysis.
+ */
+static void
+drop_plan(PwPlan *plan)
+{
+	CachedPlanSource *source = plan->source;
+
+	forget_planned(plan);
+	if (source->raw_parse_tree == NULL || !pw_plan_can_be_invalid(source->raw_parse_tree))
+		return;
+	source->is_valid = false;
+	if (source->gplan != NULL)
+	{
+		CachedPlan *generic = source->gplan;
+
+		source->gplan = NULL;
+		ReleaseCachedPlan(generic, NULL);
+	}
+	if (source->query_context != NULL)
+		MemoryContextDelete(source->query_context);
+	source->query_context = NULL;
+	source->query_list = NIL;
+	source->relationOids = NIL;
+	source->invalItems = NIL;
+	source->search_path = NULL;
 }
 
 static Oid *

@@ -80,6 +80,9 @@ extern uint64 pw_plan_hash(PwPlan *plan);
 extern void pw_plan_get_counts(PwPlan *plan, PwPlanCounts *counts);
 extern void pw_plan_set_counts(PwPlan *plan, const PwPlanCounts *counts);
 
+/* The statement has been used, so it may have a plan. */
+extern void pw_plan_used(PwPlan *plan);
+
 /* Drop what is beyond pool_worker.statement_cache_size and not taken. */
 extern void pw_statement_cache_trim(void);
 
