@@ -13,7 +13,7 @@
  * collide, pg_prepared_statements shows the client's own, and DEALLOCATE ALL
  * reaches no others.  What is behind the names is statement_cache.c's.
  *
- * "installed" is our own list of what is in that table, in the order of names,
+ * "saved_names" is our own list of what is in that table, in the order of names,
  * as bytes that can be saved: one PwSavedStatement after the other.  When the
  * client's successor has the same statements, as is usual, nothing has to be
  * done but to exchange the counts.
@@ -62,11 +62,18 @@ typedef struct PwSavedStatement
 /* PostgreSQL's table of names */
 static HTAB *names = NULL;
 
-/* What is in there, as last looked at; and the plans, in the same order. */
-static StringInfoData installed;
-static PwPlan **plans = NULL;
-static int	nplans = 0;
-static int	plans_size = 32;
+/* A name in there, and what is behind it. */
+typedef struct PwInstalled
+{
+	PreparedStatement *entry;	/* of PostgreSQL's table */
+	PwPlan	   *plan;
+} PwInstalled;
+
+/* What is in there, as last looked at: as it is saved, and where it is. */
+static StringInfoData saved_names;
+static PwInstalled *installed = NULL;
+static int	ninstalled = 0;
+static int	installed_size = 32;
 
 /* Names were added or removed since; their number when we last counted. */
 static bool names_changed = false;
@@ -97,21 +104,21 @@ static void note_unnamed(CachedPlanSource *source);
 static void forget_unnamed(void *arg);
 static void describe_unnamed(void);
 static void look_at_names(void);
-static int	compare_statements(const void *a, const void *b);
-static void append_statement(StringInfo part, PreparedStatement *statement);
+static int	compare_names(const void *a, const void *b);
+static void append_statement(StringInfo part, const PwInstalled *name);
 static void save_counts(void);
 static void remove_unwanted(const char *part, size_t len);
 static void install_wanted(void);
 static bool is_same(const PwSavedStatement *a, const PwSavedStatement *b);
-static void reserve_plans(int count);
+static void reserve_installed(int count);
 
 void
 pw_statements_init(void)
 {
-	initStringInfo(&installed);
+	initStringInfo(&saved_names);
 	initStringInfo(&unnamed);
 	initStringInfo(&wanted_unnamed);
-	plans = palloc(sizeof(PwPlan *) * plans_size);
+	installed = palloc(sizeof(PwInstalled) * installed_size);
 	pw_statement_cache_init();
 	names = pw_core_table(PW_TABLE_PREPARED_STATEMENTS);
 	if (names == NULL)
@@ -173,47 +180,50 @@ pw_statements_capture(StringInfo part)
 	else if (plans_used)
 		save_counts();
 	names_changed = plans_used = false;
-	appendBinaryStringInfo(part, installed.data, installed.len);
+	appendBinaryStringInfo(part, saved_names.data, saved_names.len);
 }
 
 /*
- * Bring "installed" up to date with the table of names.
+ * Bring our list up to date with the table of names.
  */
 static void
 look_at_names(void)
 {
-	int			count = (int) hash_get_num_entries(names);
-	PreparedStatement **statements = palloc(sizeof(PreparedStatement *) * Max(count, 1));
 	PreparedStatement *statement;
 	HASH_SEQ_STATUS scan;
-	int			n = 0;
 
+	ninstalled = 0;
 	hash_seq_init(&scan, names);
 	while ((statement = hash_seq_search(&scan)) != NULL)
-		statements[n++] = statement;
-	qsort(statements, n, sizeof(PreparedStatement *), compare_statements);
-
-	reserve_plans(n);
-	resetStringInfo(&installed);
-	for (nplans = 0; nplans < n; nplans++)
 	{
-		plans[nplans] = pw_plan_of(statements[nplans]->plansource);
-		append_statement(&installed, statements[nplans]);
+		PwPlan	   *plan = pw_plan_of(statement->plansource);
+
+		/* an error right behind its making has kept it from us */
+		if (plan == NULL)
+			plan = pw_plan_enter(statement->plansource, statement->from_sql);
+		reserve_installed(ninstalled + 1);
+		installed[ninstalled].entry = statement;
+		installed[ninstalled++].plan = plan;
 	}
-	pfree(statements);
+	qsort(installed, ninstalled, sizeof(PwInstalled), compare_names);
+
+	resetStringInfo(&saved_names);
+	for (int i = 0; i < ninstalled; i++)
+		append_statement(&saved_names, &installed[i]);
 }
 
 static int
-compare_statements(const void *a, const void *b)
+compare_names(const void *a, const void *b)
 {
-	return strcmp((*(PreparedStatement *const *) a)->stmt_name,
-				  (*(PreparedStatement *const *) b)->stmt_name);
+	return strcmp(((const PwInstalled *) a)->entry->stmt_name,
+				  ((const PwInstalled *) b)->entry->stmt_name);
 }
 
 static void
-append_statement(StringInfo part, PreparedStatement *statement)
+append_statement(StringInfo part, const PwInstalled *name)
 {
-	PwPlan	   *plan = pw_plan_of(statement->plansource);
+	PreparedStatement *statement = name->entry;
+	PwPlan	   *plan = name->plan;
 	const PwDefinition *definition = pw_plan_definition(plan);
 	PwSavedStatement saved;
 
@@ -236,17 +246,17 @@ append_statement(StringInfo part, PreparedStatement *statement)
 static void
 save_counts(void)
 {
-	PwSavedStatement *saved = (PwSavedStatement *) installed.data;
+	PwSavedStatement *saved = (PwSavedStatement *) saved_names.data;
 
-	for (int i = 0; i < nplans; i++)
+	for (int i = 0; i < ninstalled; i++)
 	{
 		PwPlanCounts counts;
 
-		pw_plan_get_counts(plans[i], &counts);
+		pw_plan_get_counts(installed[i].plan, &counts);
 		if (counts.generic_plans != saved->counts.generic_plans ||
 			counts.custom_plans != saved->counts.custom_plans)
 		{
-			pw_plan_used(plans[i]);
+			pw_plan_used(installed[i].plan);
 			saved->counts = counts;
 		}
 		saved = saved_next(saved);
@@ -255,17 +265,20 @@ save_counts(void)
 
 /*
  * Both lists are in the order of names.  First everything goes that is not
- * wanted, then what is missing comes: a name may be in both with different
- * statements.
+ * wanted, then what is missing comes: what is taken from one name may be needed
+ * for another.
  */
 void
 pw_statements_apply(const char *part, size_t len)
 {
 	if (names_changed)
 		look_at_names();
+
+	/* until all is well, and if this fails */
+	names_changed = true;
 	remove_unwanted(part, len);
-	resetStringInfo(&installed);
-	appendBinaryStringInfo(&installed, part, len);
+	resetStringInfo(&saved_names);
+	appendBinaryStringInfo(&saved_names, part, len);
 	install_wanted();
 	names_count = hash_get_num_entries(names);
 	names_changed = plans_used = false;
@@ -273,36 +286,41 @@ pw_statements_apply(const char *part, size_t len)
 }
 
 /*
- * Remove the names that are not in the new list, or for something else.  What
- * remains gets its place in the new order; "plans" has NULL at the others.
+ * Make "installed" a list of the wanted names, and keep in it what there is
+ * already: the entry of a name that was in the old list, and its plan if it
+ * was for the same statement.  The rest goes.
  */
 static void
 remove_unwanted(const char *part, size_t len)
 {
-	PwSavedStatement *old = (PwSavedStatement *) installed.data;
+	const PwSavedStatement *old = (const PwSavedStatement *) saved_names.data;
 	const PwSavedStatement *wanted = (const PwSavedStatement *) part;
 	const char *end = part + len;
-	PwPlan	  **old_plans = palloc(sizeof(PwPlan *) * Max(nplans, 1));
-	int			nold = nplans;
-	int			n = 0;
+	PwInstalled *before = palloc(sizeof(PwInstalled) * Max(ninstalled, 1));
+	int			nbefore = ninstalled;
 	int			i = 0;
 
-	memcpy(old_plans, plans, sizeof(PwPlan *) * nold);
-	while (i < nold || (const char *) wanted < end)
+	memcpy(before, installed, sizeof(PwInstalled) * nbefore);
+	ninstalled = 0;
+	while (i < nbefore || (const char *) wanted < end)
 	{
-		int			order = i >= nold ? 1 : (const char *) wanted >= end ? -1 :
+		int			order = i >= nbefore ? 1 : (const char *) wanted >= end ? -1 :
 		strcmp(old->name, wanted->name);
-		bool		same = order == 0 && is_same(old, wanted);
+		PwInstalled found = {NULL, NULL};
 
-		if (order <= 0 && !same)
-		{
+		if (order == 0)
+			found = before[i];
+		else if (order < 0)
 			(void) hash_search(names, old->name, HASH_REMOVE, NULL);
-			pw_plan_release(old_plans[i]);
+		if (order < 0 || (order == 0 && !is_same(old, wanted)))
+		{
+			pw_plan_release(before[i].plan);
+			found.plan = NULL;
 		}
 		if (order >= 0)
 		{
-			reserve_plans(n + 1);
-			plans[n++] = same ? old_plans[i] : NULL;
+			reserve_installed(ninstalled + 1);
+			installed[ninstalled++] = found;
 			wanted = saved_next(wanted);
 		}
 		if (order <= 0)
@@ -311,30 +329,30 @@ remove_unwanted(const char *part, size_t len)
 			i++;
 		}
 	}
-	nplans = n;
-	pfree(old_plans);
+	pfree(before);
 }
 
 /*
- * Enter the missing names of the list in "installed", and for all of them what
- * is this client's own.
+ * Fill in what is missing in "installed", and for all names what is this
+ * client's own.
  */
 static void
 install_wanted(void)
 {
-	PwSavedStatement *saved = (PwSavedStatement *) installed.data;
+	PwSavedStatement *saved = (PwSavedStatement *) saved_names.data;
 
-	for (int i = 0; i < nplans; i++)
+	for (int i = 0; i < ninstalled; i++)
 	{
-		PreparedStatement *statement;
+		PwInstalled *name = &installed[i];
 
-		if (plans[i] == NULL)
-			plans[i] = pw_plan_take(saved_definition(saved), saved->hash);
-		statement = hash_search(names, saved->name, HASH_ENTER, NULL);
-		statement->plansource = pw_plan_source(plans[i]);
-		statement->from_sql = saved->from_sql;
-		statement->prepare_time = saved->prepare_time;
-		pw_plan_set_counts(plans[i], &saved->counts);
+		if (name->plan == NULL)
+			name->plan = pw_plan_take(saved_definition(saved), saved->hash);
+		if (name->entry == NULL)
+			name->entry = hash_search(names, saved->name, HASH_ENTER, NULL);
+		name->entry->plansource = pw_plan_source(name->plan);
+		name->entry->from_sql = saved->from_sql;
+		name->entry->prepare_time = saved->prepare_time;
+		pw_plan_set_counts(name->plan, &saved->counts);
 		saved = saved_next(saved);
 	}
 }
@@ -350,12 +368,12 @@ is_same(const PwSavedStatement *a, const PwSavedStatement *b)
 }
 
 static void
-reserve_plans(int count)
+reserve_installed(int count)
 {
-	if (count <= plans_size)
+	if (count <= installed_size)
 		return;
-	plans_size = count * 2;
-	plans = repalloc(plans, sizeof(PwPlan *) * plans_size);
+	installed_size = count * 2;
+	installed = repalloc(installed, sizeof(PwInstalled) * installed_size);
 }
 
 /*
