@@ -52,6 +52,7 @@
 #include "libpq/libpq.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "port/pg_bswap.h"
 #include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -115,6 +116,7 @@ static int	handoff_flush(void);
 static int	handoff_flush_if_writable(void);
 static bool handoff_is_send_pending(void);
 static int	handoff_putmessage(char type, const char *data, size_t len);
+static int	put_notification(const char *data, size_t len);
 static void handoff_putmessage_noblock(char type, const char *data, size_t len);
 static void note_message(char type, const char *data);
 
@@ -349,9 +351,36 @@ handoff_putmessage(char type, const char *data, size_t len)
 	note_message(type, data);
 	if (PwSelf.discarding || pw_client_is_lost())
 		return 0;
-	result = PwSelf.core_methods->putmessage(type, data, len);
+	if (type == 'A' && PwSelf.client != PW_NONE)
+		result = put_notification(data, len);
+	else
+		result = PwSelf.core_methods->putmessage(type, data, len);
 	pw_lost_client_check();
 	return pw_client_is_lost() ? 0 : result;
+}
+
+/*
+ * A notification begins with the pid of who has sent it.  A client knows its
+ * own as the number that it was given with its cancel key.
+ */
+static int
+put_notification(const char *data, size_t len)
+{
+	uint32		pid;
+	char	   *copy;
+	int			result;
+
+	memcpy(&pid, data, sizeof(pid));
+	if (pg_ntoh32(pid) != MyProcPid)
+		return PwSelf.core_methods->putmessage('A', data, len);
+
+	copy = palloc(len);
+	memcpy(copy, data, len);
+	pid = pg_hton32(PwClients[PwSelf.client].cancel_pid);
+	memcpy(copy, &pid, sizeof(pid));
+	result = PwSelf.core_methods->putmessage('A', copy, len);
+	pfree(copy);
+	return result;
 }
 
 static void
