@@ -180,11 +180,12 @@ pw_session_enter(PwShmClient *client)
 {
 	const char *startup = dsa_get_address(pw_shared_area(), client->settings);
 
-	pw_startup_settings_reload();
-	if (pw_startup_settings_differ(startup, client->settings_len))
+	if (pw_startup_settings_are_stale() ||
+		pw_startup_settings_differ(startup, client->settings_len))
 	{
 		/* what was set in the session hides what is below it */
 		apply_nothing();
+		pw_startup_settings_reload();
 		pw_startup_settings_apply(startup, client->settings_len);
 	}
 	if (client->session_len > 0)

@@ -124,6 +124,12 @@ pw_startup_settings_are_stuck(void)
 	return restoring;
 }
 
+bool
+pw_startup_settings_are_stale(void)
+{
+	return baseline_reload_time != PgReloadTime;
+}
+
 /*
  * While a client's value is in force, a reload of the configuration does not
  * reach the value below it.  Take the client's values away and read the
@@ -132,7 +138,7 @@ pw_startup_settings_are_stuck(void)
 void
 pw_startup_settings_reload(void)
 {
-	if (baseline_reload_time == PgReloadTime)
+	if (!pw_startup_settings_are_stale())
 		return;
 	if (baselines != NIL)
 	{

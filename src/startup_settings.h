@@ -41,8 +41,10 @@ extern bool pw_startup_settings_are_stuck(void);
 
 /*
  * Has the configuration been reloaded behind our back, while settings of a
- * client hid the server's?  Then let the slot have the server's again.
+ * client hid the server's?  Then let the slot have the server's again; the
+ * settings of a session must have been taken back before.
  */
+extern bool pw_startup_settings_are_stale(void);
 extern void pw_startup_settings_reload(void);
 
 #endif							/* PW_STARTUP_SETTINGS_H */
