@@ -54,6 +54,7 @@
 #include "tcop/utility.h"
 #include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
+#include "utils/hsearch.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/portal.h"
@@ -674,7 +675,16 @@ has_session_locks(void)
 static bool
 has_cursors(void)
 {
-	return !ThereAreNoReadyPortals();
+	if (ThereAreNoReadyPortals())
+		return false;
+
+	/*
+	 * It leaves its scan of the portals open when it finds one, since its
+	 * other callers raise an error then.  Ours ends a transaction, which
+	 * would warn the client of it.
+	 */
+	AtEOXact_HashTables(false);
+	return true;
 }
 
 /*
