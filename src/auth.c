@@ -70,6 +70,7 @@
 
 #include "auth.h"
 #include "catalog.h"
+#include "compat.h"
 #include "protocol.h"
 #include "startup_packet.h"
 

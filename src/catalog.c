@@ -58,6 +58,7 @@
 #include "utils/syscache.h"
 
 #include "catalog.h"
+#include "compat.h"
 #include "shared_state.h"
 
 /* The caller's memory context, while a transaction is open. */
@@ -231,8 +232,8 @@ check_database(const char *database, bool with_limits, PwCatalogNames *names,
 		return false;
 	}
 	if (!is_superuser &&
-		pg_database_aclcheck(names->dboid, names->roleoid,
-							 ACL_CONNECT) != ACLCHECK_OK)
+		object_aclcheck(DatabaseRelationId, names->dboid, names->roleoid,
+						ACL_CONNECT) != ACLCHECK_OK)
 	{
 		fail(why, ERRCODE_INSUFFICIENT_PRIVILEGE,
 			 psprintf(_("permission denied for database \"%s\""), database));

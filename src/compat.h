@@ -14,9 +14,12 @@
 #define PW_COMPAT_H
 
 #include "access/tupdesc.h"
+#include "catalog/pg_database.h"
 #include "libpq/libpq.h"
 #include "parser/analyze.h"
+#include "postmaster/postmaster.h"
 #include "storage/proc.h"
+#include "utils/acl.h"
 #include "utils/guc.h"
 #include "utils/guc_tables.h"
 #include "utils/memutils.h"
@@ -79,26 +82,21 @@ pw_input_is_buffered(void)
 /*
  * All settings of this process.  PG16 keeps them in a hash table and returns
  * a sorted copy; before that, it was the live array.  Either way the caller
- * gets an array that it must not change and need not free, valid until a
- * setting comes into being.
+ * gets an array that it must not change and need not free, valid until the
+ * next call.
  */
 static inline struct config_generic **
 pw_guc_variables(int *count)
 {
 #if PG_VERSION_NUM >= 160000
 	static struct config_generic **variables = NULL;
-	static int	nvariables = 0;
 	MemoryContext oldcontext;
 
-	if (variables == NULL || nvariables != GetNumConfigOptions())
-	{
-		if (variables != NULL)
-			pfree(variables);
-		oldcontext = MemoryContextSwitchTo(TopMemoryContext);
-		variables = get_guc_variables(&nvariables);
-		MemoryContextSwitchTo(oldcontext);
-	}
-	*count = nvariables;
+	if (variables != NULL)
+		pfree(variables);
+	oldcontext = MemoryContextSwitchTo(TopMemoryContext);
+	variables = get_guc_variables(count);
+	MemoryContextSwitchTo(oldcontext);
 	return variables;
 #else
 	*count = GetNumConfigOptions();
@@ -117,14 +115,17 @@ pw_lock_list_is_empty(PGPROC *proc, int partition)
 #endif
 }
 
-/* PG17 counts the sockets it has added; before that, it marked free places. */
+/*
+ * PG17 has another name for this, and counts the sockets it has added; before
+ * that, it marked free places.
+ */
 static inline int
 pw_stream_server_port(int family, const char *host, uint16 port,
 					  const char *socket_dir, pgsocket sockets[],
 					  int *nsockets, int max)
 {
 #if PG_VERSION_NUM >= 170000
-	return StreamServerPort(family, host, port, socket_dir, sockets, nsockets, max);
+	return ListenServerPort(family, host, port, socket_dir, sockets, nsockets, max);
 #else
 	int			status;
 
@@ -160,6 +161,66 @@ static inline bool
 pw_plan_can_be_invalid(RawStmt *statement)
 {
 	return stmt_requires_parse_analysis(statement);
+}
+
+/* PG17 has lost db_user_namespace. */
+#if PG_VERSION_NUM >= 170000
+#define Db_user_namespace false
+#endif
+
+/* PG16 reserves connections for two kinds of roles, PG15 for one. */
+#if PG_VERSION_NUM >= 160000
+#define PW_RESERVED_CONNECTIONS (SuperuserReservedConnections + ReservedConnections)
+#else
+#define PW_RESERVED_CONNECTIONS ReservedBackends
+#endif
+
+/* PG17 renamed the variable behind the setting is_superuser. */
+#if PG_VERSION_NUM < 170000
+#define current_role_is_superuser session_auth_is_superuser
+#endif
+
+/* PG16 has one function for the privileges of most kinds of objects. */
+#if PG_VERSION_NUM < 160000
+#define object_aclcheck(classid, objectid, roleid, mode) \
+	(AssertMacro((classid) == DatabaseRelationId), \
+	 pg_database_aclcheck(objectid, roleid, mode))
+#endif
+
+/*
+ * Make a setting unknown to guc.c under its name, and known again.  "mark" is
+ * a character that no name has; it then is the last one of setting->name.
+ *
+ * PG16 finds settings through a hash table, whose key is that very string: so
+ * we write into it, and it is no longer equal to what it was entered as.
+ * Before that, there is a sorted array of the settings themselves: the name is
+ * replaced by one that sorts right behind it.
+ */
+static inline void
+pw_guc_hide(struct config_generic *setting, char mark)
+{
+#if PG_VERSION_NUM >= 160000
+	unconstify(char *, setting->name)[strlen(setting->name) - 1] = mark;
+#else
+	char	   *hidden = MemoryContextAlloc(TopMemoryContext, strlen(setting->name) + 2);
+
+	sprintf(hidden, "%s%c", setting->name, mark);
+	setting->name = hidden;
+#endif
+}
+
+/* "original" is what setting->name was, and "copy" what it said. */
+static inline void
+pw_guc_unhide(struct config_generic *setting, const char *original, const char *copy)
+{
+#if PG_VERSION_NUM >= 160000
+	Assert(setting->name == original);
+	strcpy(unconstify(char *, setting->name), copy);
+#else
+	(void) copy;
+	pfree(unconstify(char *, setting->name));
+	setting->name = original;
+#endif
 }
 
 #endif							/* PW_COMPAT_H */

@@ -12,8 +12,7 @@
  * current_setting() tells one that has no value from one that does not exist.
  * So that the next client does not find what the last one has created, we
  * rename it: a name with a control character at its end can neither be written
- * in SQL nor be set, and sorts right behind the name without, so that guc.c's
- * array stays in order.
+ * in SQL nor be set.
  *
  * When a client creates a placeholder of which we have a hidden one, we do not
  * notice, and there are two.  That is harmless, but a backend that has
@@ -36,7 +35,8 @@
 typedef struct PwHidden
 {
 	struct config_generic *setting;
-	const char *name;			/* without the mark; the setting's before */
+	const char *original;		/* setting->name before, */
+	char	   *name;			/* and what it said */
 } PwHidden;
 
 static List *hidden = NIL;
@@ -137,8 +137,9 @@ pw_placeholder_hide(struct config_generic *setting)
 
 	Assert(setting->source == PGC_S_DEFAULT);
 	entry->setting = setting;
-	entry->name = setting->name;
-	setting->name = psprintf("%s%c", entry->name, HIDDEN_MARK);
+	entry->original = setting->name;
+	entry->name = pstrdup(setting->name);
+	pw_guc_hide(setting, HIDDEN_MARK);
 	hidden = lappend(hidden, entry);
 	MemoryContextSwitchTo(oldcontext);
 }
@@ -154,9 +155,9 @@ pw_placeholder_show(const char *name)
 
 		if (pw_guc_compare_names(entry->name, name) != 0)
 			continue;
-		pfree(unconstify(char *, entry->setting->name));
-		entry->setting->name = entry->name;
+		pw_guc_unhide(entry->setting, entry->original, entry->name);
 		hidden = foreach_delete_current(hidden, cell);
+		pfree(entry->name);
 		pfree(entry);
 		return;
 	}

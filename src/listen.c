@@ -102,7 +102,7 @@ pw_listen_close(void)
 	for (int i = 0; i < nsockets; i++)
 	{
 		pw_watch_remove(&watches[i]);
-		StreamClose(sockets[i]);
+		closesocket(sockets[i]);
 		ReleaseExternalFD();
 	}
 	nsockets = 0;

@@ -185,7 +185,7 @@ note_identity(PwSavedSetting *saved, const char *name)
 	{
 		saved->is_identity = true;
 		saved->roleid = GetCurrentRoleId();
-		saved->is_superuser = session_auth_is_superuser;
+		saved->is_superuser = current_role_is_superuser;
 	}
 }
 

@@ -127,7 +127,7 @@ pw_shared_state_request(void)
 int
 pw_shared_state_max_slots(void)
 {
-	int			available = MaxConnections - ReservedBackends;
+	int			available = MaxConnections - PW_RESERVED_CONNECTIONS;
 
 	if (pw_max_slots >= 0)
 		return pw_max_slots;
