@@ -45,10 +45,13 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/multixact.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
+#include "catalog/pg_db_role_setting.h"
+#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "storage/procarray.h"
 #include "utils/acl.h"
@@ -60,6 +63,9 @@
 #include "catalog.h"
 #include "compat.h"
 #include "shared_state.h"
+
+/* Makes the stamp of a row, which it may change, and notes a name in it. */
+typedef uint64 (*PwRowStamp) (HeapTuple tuple, PwCatalogNames *names);
 
 /* The caller's memory context, while a transaction is open. */
 static MemoryContext caller_context = NULL;
@@ -74,6 +80,13 @@ static bool check_database(const char *database, bool with_limits,
 static bool check_names(const char *database, const char *role,
 						bool with_limits, PwCatalogNames *names,
 						PwReport *why);
+static void read_stamp(PwCatalogNames *names, PwCatalogStamp *stamp);
+static uint64 read_row(Oid relid, Oid index, ScanKey keys, int nkeys,
+					   PwRowStamp stamp_of, PwCatalogNames *names);
+static uint64 stamp_of_role(HeapTuple tuple, PwCatalogNames *names);
+static uint64 stamp_of_database(HeapTuple tuple, PwCatalogNames *names);
+static uint64 stamp_of_settings(HeapTuple tuple, PwCatalogNames *names);
+static uint64 hash_row(HeapTuple tuple);
 static Oid	find_database(const char *database, PwReport *why);
 static bool scan_for_name(Oid relid, Oid index, AttrNumber column,
 						  const char *name, Oid *oid);
@@ -133,6 +146,138 @@ pw_catalog_find(const char *database, const char *role,
 		check_names(database, role, false, names, why);
 	pw_catalog_end();
 	return found;
+}
+
+PwCatalogVerdict
+pw_catalog_look(PwCatalogNames *names, PwCatalogStamp *stamp, PwReport *why)
+{
+	PwCatalogNames found = *names;
+	PwCatalogVerdict verdict = PW_CATALOG_GONE;
+
+	memset(why, 0, sizeof(*why));
+	pw_catalog_begin();
+	read_stamp(names, stamp);
+
+	if (stamp->role == 0)
+		fail(why, ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
+			 psprintf(_("role \"%s\" does not exist"), NameStr(names->role)));
+	else if (stamp->database == 0)
+		fail(why, ERRCODE_UNDEFINED_DATABASE,
+			 psprintf(_("database \"%s\" does not exist"), NameStr(names->database)));
+	else
+		verdict = pw_catalog_can_read_role(NameStr(names->role), why) &&
+			check_names(NameStr(names->database), NameStr(names->role),
+						false, &found, why) ? PW_CATALOG_OK : PW_CATALOG_BARRED;
+
+	if (verdict == PW_CATALOG_GONE)
+		why->detail = "It has been dropped since this connection was opened.";
+	pw_catalog_end();
+	return verdict;
+}
+
+/*
+ * Read the rows themselves, and correct the names by what they say.
+ */
+static void
+read_stamp(PwCatalogNames *names, PwCatalogStamp *stamp)
+{
+	const Oid	pairs[][2] = {{names->dboid, names->roleoid},
+	{names->dboid, InvalidOid}, {InvalidOid, names->roleoid},
+	{InvalidOid, InvalidOid}};
+	ScanKeyData keys[2];
+
+	StaticAssertStmt(lengthof(pairs) == lengthof(stamp->settings),
+					 "every kind of settings needs a place in the stamp");
+
+	memset(stamp, 0, sizeof(*stamp));
+	ScanKeyInit(&keys[0], Anum_pg_authid_oid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(names->roleoid));
+	stamp->role = read_row(AuthIdRelationId, AuthIdOidIndexId, keys, 1,
+						   stamp_of_role, names);
+	ScanKeyInit(&keys[0], Anum_pg_database_oid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(names->dboid));
+	stamp->database = read_row(DatabaseRelationId, DatabaseOidIndexId, keys, 1,
+							   stamp_of_database, names);
+
+	for (int i = 0; i < lengthof(pairs) && OidIsValid(MyDatabaseId); i++)
+	{
+		ScanKeyInit(&keys[0], Anum_pg_db_role_setting_setdatabase,
+					BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(pairs[i][0]));
+		ScanKeyInit(&keys[1], Anum_pg_db_role_setting_setrole,
+					BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(pairs[i][1]));
+		stamp->settings[i] = read_row(DbRoleSettingRelationId,
+									  DbRoleSettingDatidRolidIndexId,
+									  keys, 2, stamp_of_settings, names);
+	}
+}
+
+/* The stamp of the one row with these keys; 0 if there is none. */
+static uint64
+read_row(Oid relid, Oid index, ScanKey keys, int nkeys, PwRowStamp stamp_of,
+		 PwCatalogNames *names)
+{
+	Relation	relation = table_open(relid, AccessShareLock);
+	SysScanDesc scan = systable_beginscan(relation, index,
+										  criticalSharedRelcachesBuilt,
+										  NULL, nkeys, keys);
+	HeapTuple	tuple = systable_getnext(scan);
+	uint64		stamp = 0;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		HeapTuple	copy = heap_copytuple(tuple);
+
+		stamp = stamp_of(copy, names);
+		heap_freetuple(copy);
+	}
+	systable_endscan(scan);
+	table_close(relation, AccessShareLock);
+	return stamp;
+}
+
+/*
+ * Connection limits are for those who log in; the clients who are in already
+ * need slots all the same, and may have no more than they have now.
+ */
+static uint64
+stamp_of_role(HeapTuple tuple, PwCatalogNames *names)
+{
+	Form_pg_authid form = (Form_pg_authid) GETSTRUCT(tuple);
+
+	names->role = form->rolname;
+	form->rolconnlimit = 0;
+	return hash_row(tuple);
+}
+
+static uint64
+stamp_of_database(HeapTuple tuple, PwCatalogNames *names)
+{
+	Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
+
+	names->database = form->datname;
+	form->datconnlimit = 0;
+	/* these are VACUUM's */
+	form->datfrozenxid = InvalidTransactionId;
+	form->datminmxid = InvalidMultiXactId;
+	return hash_row(tuple);
+}
+
+/*
+ * Here the transaction that has made the row is enough, and tells a value that
+ * is set again from the same one before.
+ */
+static uint64
+stamp_of_settings(HeapTuple tuple, PwCatalogNames *names)
+{
+	return HeapTupleHeaderGetRawXmin(tuple->t_data);
+}
+
+/* All columns, as they are stored: nothing is detoasted. */
+static uint64
+hash_row(HeapTuple tuple)
+{
+	return hash_bytes_extended((unsigned char *) tuple->t_data + SizeofHeapTupleHeader,
+							   tuple->t_len - SizeofHeapTupleHeader, 0) | 1;
 }
 
 /*

@@ -22,6 +22,27 @@ typedef struct PwCatalogNames
 } PwCatalogNames;
 
 /*
+ * What the catalogs have in their rows of a role, a database and their
+ * settings, in short: another one once something has changed that a login
+ * depends on.  Compare it as bytes.
+ */
+typedef struct PwCatalogStamp
+{
+	uint64		role;			/* 0 if there is no row */
+	uint64		database;
+	uint64		settings[4];	/* of the role in the database, of the
+								 * database, of the role, of all */
+} PwCatalogStamp;
+
+/* May slots of a pool log in? */
+typedef enum PwCatalogVerdict
+{
+	PW_CATALOG_OK,
+	PW_CATALOG_BARRED,			/* not as it is now */
+	PW_CATALOG_GONE,			/* role or database has been dropped */
+} PwCatalogVerdict;
+
+/*
  * Open a transaction for catalog lookups, and close it.  The current memory
  * context is the caller's in between and afterwards, so what is allocated
  * there stays.  The two may not be nested, and nothing may wait in between.
@@ -58,5 +79,16 @@ extern bool pw_catalog_can_read_role(const char *role, PwReport *why);
  */
 extern bool pw_catalog_find(const char *database, const char *role,
 							PwCatalogNames *names, PwReport *why);
+
+/*
+ * What has become of a role and a database that we know by their OIDs?  Sets
+ * *stamp, and unless they are gone their names of today.  The checks are those
+ * of pw_catalog_find(); if the answer is not PW_CATALOG_OK fills *why.  To be
+ * called outside of pw_catalog_begin(), opens its own transaction.
+ *
+ * Connected to no database, we cannot read the settings.
+ */
+extern PwCatalogVerdict pw_catalog_look(PwCatalogNames *names,
+										PwCatalogStamp *stamp, PwReport *why);
 
 #endif							/* PW_CATALOG_H */
