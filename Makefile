@@ -8,6 +8,7 @@ OBJS = \
 	src/attachment.o \
 	src/auth.o \
 	src/catalog.o \
+	src/changes.o \
 	src/client.o \
 	src/core_tables.o \
 	src/descriptors.o \
@@ -24,6 +25,7 @@ OBJS = \
 	src/lost_client.o \
 	src/metrics.o \
 	src/pool.o \
+	src/pool_changes.o \
 	src/pool_size.o \
 	src/prepared_statements.o \
 	src/protocol.o \

@@ -17,6 +17,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 
+#include "changes.h"
 #include "handoff.h"
 #include "inherited_memory.h"
 #include "settings.h"
@@ -41,5 +42,6 @@ _PG_init(void)
 	pw_shared_state_request();
 	pw_inherited_memory_keep();
 	pw_handoff_register();
+	pw_changes_register();
 	pw_worker_register();
 }

@@ -68,6 +68,17 @@ pw_wait_event_new(const char *name)
 #endif
 }
 
+/* PG16 has one function for the owners of all kinds of objects. */
+static inline bool
+pw_owns_database(Oid dboid, Oid roleoid)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_ownercheck(DatabaseRelationId, dboid, roleoid);
+#else
+	return pg_database_ownercheck(dboid, roleoid);
+#endif
+}
+
 /* PG17 counts the bytes that are left; before that, it said only whether. */
 static inline bool
 pw_input_is_buffered(void)

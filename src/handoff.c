@@ -537,6 +537,8 @@ serve_next(void)
 		if (PwSelf.client == PW_NONE)
 			PwSelf.transaction_status = 'I';
 		reason = pin_reason();
+		if (reason == PW_PIN_NONE)
+			pw_check_stale();
 
 		/* another client first, if somebody waits */
 		if (reason == PW_PIN_NONE && try_queue())

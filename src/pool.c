@@ -73,7 +73,6 @@ static void requeue(int client, uint64 word);
 static PwPool *pool_find(Oid dboid, Oid roleoid);
 static PwPool *pool_create(const PwLogin *login, PwReport *why);
 static bool pool_open_set(PwPool *pool);
-static void pool_set_names(PwPool *pool, const PwLogin *login);
 static void pool_ready(void *arg, int ready);
 static void pool_failed(void *arg);
 static int	claim_idle_slot(PwPool *pool, int not_this_one);
@@ -81,6 +80,7 @@ static int	find_idle_slot(PwPool *pool, int not_this_one, PwIdleOrder better);
 static bool is_better_idle(const PwShmSlot *slot, const PwShmSlot *other);
 static bool is_longer_idle(const PwShmSlot *slot, const PwShmSlot *other);
 static int	claim_preferred_slot(int slot, int preferred);
+static bool is_usable(const PwShmSlot *slot);
 static bool claim_slot(int slot);
 static void release_slot(int slot);
 static int	take_ready_client(PwPool *pool);
@@ -145,6 +145,7 @@ pw_pool_work(void)
 		next = PwClients[client].next_leaver;
 		pw_client_close_leaver(client);
 	}
+	pw_pool_changes_work();
 
 	for (int i = 0; i < PwControl->max_pools; i++)
 	{
@@ -169,16 +170,20 @@ static void
 client_authenticated(int client, const PwLogin *login)
 {
 	PwShmClient *shared = &PwClients[client];
-	PwPool	   *pool = pool_find(login->dboid, login->roleoid);
+	PwPool	   *pool;
 	PwReport	why;
 	struct epoll_event event;
 	uint64		word;
+
+	/* no slot from before a change for a client that logs in behind it */
+	pw_pool_changes_work();
 
 	if (PwControl->clients >= PwControl->client_limit)
 	{
 		refuse_too_many(client);
 		return;
 	}
+	pool = pool_find(login->dboid, login->roleoid);
 	if (pool == NULL)
 		pool = pool_create(login, &why);
 	if (pool == NULL)
@@ -186,7 +191,7 @@ client_authenticated(int client, const PwLogin *login)
 		(void) pw_client_refuse(client, &why);
 		return;
 	}
-	pool_set_names(pool, login);
+	pw_pool_set_names(pool, login->database, login->role);
 
 	shared->pool = pool->shared - PwPools;
 	pool->shared->clients++;
@@ -375,6 +380,7 @@ pool_create(const PwLogin *login, PwReport *why)
 		pool->shared->failed = pool->shared->cold_slots = 0;
 		pool->shared->past_transactions = pool->shared->past_attaches = 0;
 		pool->shared->last_error_at = 0;
+		pool->is_gone = pool->is_barred = pool->is_cleared = false;
 		pg_atomic_write_u32(&pool->shared->parked, 0);
 		pg_atomic_write_u32(&pool->shared->active, 0);
 		pg_atomic_write_u32(&pool->shared->peak_active, 0);
@@ -467,15 +473,15 @@ pw_pool_drop(PwPool *pool)
 }
 
 /* A database or role may have been renamed since the pool was made. */
-static void
-pool_set_names(PwPool *pool, const PwLogin *login)
+void
+pw_pool_set_names(PwPool *pool, const char *database, const char *role)
 {
-	if (strcmp(NameStr(pool->shared->database), login->database) == 0 &&
-		strcmp(NameStr(pool->shared->role), login->role) == 0)
+	if (strcmp(NameStr(pool->shared->database), database) == 0 &&
+		strcmp(NameStr(pool->shared->role), role) == 0)
 		return;
 	LWLockAcquire(&PwControl->lock, LW_EXCLUSIVE);
-	namestrcpy(&pool->shared->database, login->database);
-	namestrcpy(&pool->shared->role, login->role);
+	namestrcpy(&pool->shared->database, database);
+	namestrcpy(&pool->shared->role, role);
 	LWLockRelease(&PwControl->lock);
 }
 
@@ -567,7 +573,7 @@ find_idle_slot(PwPool *pool, int not_this_one, PwIdleOrder better)
 	for (int i = 0; i < PwControl->max_slots; i++)
 	{
 		if (PwSlots[i].pool != index || i == not_this_one ||
-			PwSlots[i].worker_generation != PwControl->worker_generation ||
+			!is_usable(&PwSlots[i]) ||
 			pg_atomic_read_u32(&PwSlots[i].activity) != PW_SLOT_IDLE)
 			continue;
 		if (best == PW_NONE || better(&PwSlots[i], &PwSlots[best]))
@@ -601,11 +607,19 @@ claim_preferred_slot(int slot, int preferred)
 {
 	if (preferred == PW_NONE || preferred == slot ||
 		PwSlots[preferred].pool != PwSlots[slot].pool ||
-		PwSlots[preferred].worker_generation != PwControl->worker_generation ||
+		!is_usable(&PwSlots[preferred]) ||
 		!claim_slot(preferred))
 		return slot;
 	release_slot(slot);
 	return preferred;
+}
+
+/* Not one that is about to end anyway. */
+static bool
+is_usable(const PwShmSlot *slot)
+{
+	return slot->worker_generation == PwControl->worker_generation &&
+		!pw_slot_is_stale(slot, &PwPools[slot->pool]);
 }
 
 static bool
@@ -672,6 +686,22 @@ take_held_client(PwPool *pool)
 	client = linitial_int(pool->held);
 	pool->held = list_delete_first(pool->held);
 	return client;
+}
+
+/*
+ * Tell all clients that want a slot why they will never have one.
+ */
+void
+pw_pool_refuse_ready(PwPool *pool, const PwReport *why)
+{
+	int			client;
+
+	while ((client = take_held_client(pool)) != PW_NONE ||
+		   (client = take_ready_client(pool)) != PW_NONE)
+	{
+		pool->shared->failed++;
+		(void) pw_client_refuse(client, why);
+	}
 }
 
 /*
@@ -800,8 +830,7 @@ has_idle_slot(PwPool *pool)
 	int			index = pool->shared - PwPools;
 
 	for (int i = 0; i < PwControl->max_slots; i++)
-		if (PwSlots[i].pool == index &&
-			PwSlots[i].worker_generation == PwControl->worker_generation &&
+		if (PwSlots[i].pool == index && is_usable(&PwSlots[i]) &&
 			pg_atomic_read_u32(&PwSlots[i].activity) == PW_SLOT_IDLE)
 			return true;
 	return false;

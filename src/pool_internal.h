@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * pool_internal.h
- *	  What pool.c and pool_size.c share.  Nobody else includes this.
+ *	  What pool.c, pool_size.c and pool_changes.c share.  Nobody else includes
+ *	  this.
  *
  * Runs in: pool worker.
  *
@@ -13,6 +14,7 @@
 #include "nodes/pg_list.h"
 
 #include "auth.h"
+#include "catalog.h"
 #include "event_loop.h"
 #include "shared_state.h"
 #include "slot.h"
@@ -34,6 +36,13 @@ typedef struct PwPool
 	PwTimer		retry;			/* armed while waiting to try again */
 	PwTimer		growth;			/* armed while waiting whether it must grow */
 	bool		growth_due;		/* it must, if somebody still waits */
+
+	/* pool_changes.c's */
+	PwCatalogStamp stamp;		/* of what a slot's login depends on */
+	uint32		looked_at;		/* value of shared->suspect by then */
+	bool		is_barred;		/* no slot may log in, when last asked */
+	bool		is_gone;		/* and never will */
+	bool		is_cleared;		/* slots have been told to leave the database */
 } PwPool;
 
 /* By index, like PwPools. */
@@ -42,6 +51,8 @@ extern PwPool *PwLocalPools;
 /* in pool.c */
 extern PwPool *pw_pool_for_login(const PwLogin *login);
 extern void pw_pool_drop(PwPool *pool);
+extern void pw_pool_set_names(PwPool *pool, const char *database, const char *role);
+extern void pw_pool_refuse_ready(PwPool *pool, const PwReport *why);
 extern void pw_pool_dispatch(PwPool *pool);
 extern int	pw_pool_claim_idle(PwPool *pool);
 extern void pw_pool_release(int slot);
@@ -56,5 +67,11 @@ extern bool pw_pool_can_grow(PwPool *pool);
 extern void pw_pool_open_succeeded(PwPool *pool);
 extern void pw_pool_open_failed(int slot, int pool, const PwSlotFailure *failure);
 extern void pw_pool_slot_gone(PwPool *pool);
+extern void pw_pool_look_after(PwPool *pool);
+
+/* in pool_changes.c */
+extern void pw_pool_changes_work(void);
+extern void pw_pool_changes_tick(void);
+extern bool pw_pool_may_open(PwPool *pool);
 
 #endif							/* PW_POOL_INTERNAL_H */

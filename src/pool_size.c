@@ -48,6 +48,7 @@ static int	slots_in_use = 0;	/* open or opening, of all pools */
 static void tick(void *arg);
 static void check_pool(PwPool *pool);
 static bool is_unused(PwPool *pool);
+static bool is_forgotten(PwPool *pool);
 static void retire_slots(PwPool *pool);
 static void release_claimed_slots(void);
 static void open_slot(PwPool *pool, bool cold);
@@ -65,7 +66,6 @@ static const char *failure_hint(PwPool *pool, const PwSlotFailure *failure);
 static void refuse_waiting(PwPool *pool, const PwSlotFailure *failure);
 static void prewarm_pair(const char *database, const char *role, void *arg);
 static void set_minimum(PwPool *pool);
-static void look_after(PwPool *pool);
 static void serve_wanting_pools(void);
 static void reclaimed(int slot);
 
@@ -97,7 +97,7 @@ pw_pool_size_reload(void)
 		if (!pool->shared->in_use)
 			continue;
 		set_minimum(pool);
-		look_after(pool);
+		pw_pool_look_after(pool);
 	}
 }
 
@@ -132,7 +132,7 @@ static void
 set_minimum(PwPool *pool)
 {
 	pool->shared->pool_size = pw_pool_size;
-	pool->min_slots = Min(pw_min_pool_size, pw_pool_size);
+	pool->min_slots = pool->is_gone ? 0 : Min(pw_min_pool_size, pw_pool_size);
 	if (pool->prewarmed)
 		pool->min_slots = Max(pool->min_slots, 1);
 }
@@ -147,6 +147,7 @@ tick(void *arg)
 				 tick, tick, NULL);
 	release_claimed_slots();
 	(void) pw_slot_reclaim_orphans(reclaimed);
+	pw_pool_changes_tick();
 	serve_wanting_pools();
 
 	for (int i = 0; i < PwControl->max_pools; i++)
@@ -220,6 +221,14 @@ is_unused(PwPool *pool)
 		pool->shared->clients == 0 && !pool->prewarmed;
 }
 
+static bool
+is_forgotten(PwPool *pool)
+{
+	return pw_slot_idle_timeout > 0 &&
+		TimestampDifferenceExceeds(pool->last_used_at, pw_loop_now(),
+								   pw_slot_idle_timeout * 1000);
+}
+
 /* Open what the minimum wants, or forget the pool if nobody needs it. */
 static void
 check_pool(PwPool *pool)
@@ -231,9 +240,7 @@ check_pool(PwPool *pool)
 		if (pool->retry.expires_at == 0)
 			open_slot(pool, false);
 	}
-	else if (is_unused(pool) && pw_slot_idle_timeout > 0 &&
-			 TimestampDifferenceExceeds(pool->last_used_at, pw_loop_now(),
-										pw_slot_idle_timeout * 1000))
+	else if (is_unused(pool) && (pool->is_gone || is_forgotten(pool)))
 		pw_pool_drop(pool);
 }
 
@@ -308,6 +315,8 @@ open_slot(PwPool *pool, bool cold)
 		pool->wants_slot = true;
 		return;
 	}
+	if (!pw_pool_may_open(pool))
+		return;
 
 	slot = pw_slot_find_empty();
 	if (slot == PW_NONE || slots_in_use >= PwControl->max_slots)
@@ -463,7 +472,7 @@ retry_open(void *arg)
 	PwPool	   *pool = (PwPool *) arg;
 
 	if (pool->shared->in_use)
-		look_after(pool);
+		pw_pool_look_after(pool);
 }
 
 static void
@@ -538,13 +547,13 @@ void
 pw_pool_slot_gone(PwPool *pool)
 {
 	slots_in_use--;
-	look_after(pool);
+	pw_pool_look_after(pool);
 	serve_wanting_pools();
 }
 
 /* Something has changed for this pool; it may be gone afterwards. */
-static void
-look_after(PwPool *pool)
+void
+pw_pool_look_after(PwPool *pool)
 {
 	check_pool(pool);
 	if (pool->shared->in_use)
@@ -562,7 +571,7 @@ serve_wanting_pools(void)
 		if (!pool->shared->in_use || !pool->wants_slot)
 			continue;
 		pool->wants_slot = false;
-		look_after(pool);
+		pw_pool_look_after(pool);
 	}
 }
 

@@ -223,6 +223,8 @@ init_control(void)
 	PwControl->max_pools = pw_max_pools;
 	PwControl->max_slots = pw_shared_state_max_slots();
 	PwControl->max_clients = client_entries();
+	pg_atomic_init_u32(&PwControl->changed, 0);
+	ConditionVariableInit(&PwControl->slot_emptied);
 	pg_atomic_init_u32(&PwControl->leavers, 0);
 	pg_atomic_init_u64(&PwControl->departures, 0);
 
@@ -241,6 +243,8 @@ init_entries(void)
 	memset(PwPools, 0, sizeof(PwShmPool) * PwControl->max_pools);
 	for (int i = 0; i < PwControl->max_pools; i++)
 	{
+		pg_atomic_init_u32(&PwPools[i].version, 0);
+		pg_atomic_init_u32(&PwPools[i].suspect, 0);
 		pg_atomic_init_u32(&PwPools[i].watched, 0);
 		pg_atomic_init_u32(&PwPools[i].poked, 0);
 		pg_atomic_init_u32(&PwPools[i].parked, 0);

@@ -36,6 +36,9 @@
  * - Counters are atomics or words with a single writer; a reader may see one
  *	 of them ahead of another.
  *
+ * - control->holds is under control->lock too; the backend that a hold is of
+ *	 writes it.
+ *
  * - No two of these locks are held at once, except slot->lock inside
  *	 control->lock.  Nobody allocates, waits, or raises an error under either;
  *	 copy out first, work afterwards.
@@ -48,6 +51,7 @@
 #include "datatype/timestamp.h"
 #include "libpq/pqcomm.h"
 #include "port/atomics.h"
+#include "storage/condition_variable.h"
 #include "storage/lwlock.h"
 #include "utils/dsa.h"
 
@@ -233,6 +237,7 @@ typedef struct PwShmSlot
 	int			pgprocno;		/* of that backend */
 	int			pool;			/* index, PW_NONE while EMPTY */
 	uint32		worker_generation;	/* of the worker that opened it */
+	uint32		version;		/* of its pool, before it began to log in */
 
 	/* written by the slot, or by the worker while EMPTY or OPENING */
 	TimestampTz opened_at;
@@ -265,6 +270,14 @@ typedef struct PwShmPool
 	TimestampTz last_error_at;	/* 0 if the last slot login succeeded */
 	char		last_error[PW_POOL_ERROR_LEN];	/* under control->lock */
 
+	/*
+	 * Grows by one when slots that are open or being opened have become
+	 * stale; see pool_changes.c.  Written by the worker.
+	 */
+	pg_atomic_uint32 version;
+	/* grows when its role or database may have changed; see changes.c */
+	pg_atomic_uint32 suspect;
+
 	/* the worker looks at the pool's epoll set; see pool.c */
 	pg_atomic_uint32 watched;
 	/* a slot went idle while it did not; the worker clears it */
@@ -275,6 +288,19 @@ typedef struct PwShmPool
 	pg_atomic_uint32 active;
 	pg_atomic_uint32 peak_active;
 } PwShmPool;
+
+/*
+ * A backend is carrying out a command for which nobody else may be connected
+ * to this database; see changes.c.  More at a time than there are entries for
+ * find the database in use.
+ */
+#define PW_MAX_HOLDS 16
+
+typedef struct PwShmHold
+{
+	int			pid;			/* 0 if the entry is free */
+	Oid			dboid;
+} PwShmHold;
 
 /*
  * The last departures, for slots to drop their copies of the descriptors.
@@ -292,8 +318,15 @@ typedef struct PwShmControl
 	int			worker_pgprocno;
 	uint32		worker_generation;	/* bumped each time a worker starts */
 	TimestampTz worker_started_at;
+	Oid			worker_dboid;	/* the worker is connected to it */
 	bool		worker_connecting;	/* to its database; remains set if it
 									 * failed */
+	PwShmHold	holds[PW_MAX_HOLDS];
+
+	/* some pool is suspect, or a hold came or went; the worker clears it */
+	pg_atomic_uint32 changed;
+	/* signalled whenever a slot becomes EMPTY */
+	ConditionVariable slot_emptied;
 
 	/* written by the worker at its start, read by anyone */
 	int			fd_base;		/* client i has descriptor fd_base + i */
@@ -324,6 +357,16 @@ extern PwShmControl *PwControl;
 extern PwShmPool *PwPools;
 extern PwShmSlot *PwSlots;
 extern PwShmClient *PwClients;
+
+/*
+ * Has something changed, since this slot began to log in, that its login
+ * depends on?  Then it must not be given to anybody any more.
+ */
+static inline bool
+pw_slot_is_stale(const PwShmSlot *slot, PwShmPool *pool)
+{
+	return slot->version != pg_atomic_read_u32(&pool->version);
+}
 
 extern const char *const pw_pin_reason_names[PW_PIN_NREASONS];
 extern const char *const pw_client_state_names[PW_CLIENT_NSTATES];

@@ -169,6 +169,7 @@ init_entry(PwShmSlot *shared, int pool, bool cold)
 	shared->pid = 0;
 	shared->pool = pool;
 	shared->worker_generation = PwControl->worker_generation;
+	shared->version = pg_atomic_read_u32(&PwPools[pool].version);
 	LWLockRelease(&PwControl->lock);
 	shared->client = shared->assigned = PW_NONE;
 	shared->opened_at = shared->state_since = pw_loop_now();
@@ -453,6 +454,7 @@ slot_empty(int index)
 	shared->client = shared->assigned = PW_NONE;
 	shared->alive = false;
 	pg_atomic_write_u32(&shared->activity, PW_SLOT_EMPTY);
+	ConditionVariableBroadcast(&PwControl->slot_emptied);
 }
 
 /*

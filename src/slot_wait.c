@@ -68,6 +68,7 @@ static bool undeclare(void);
 static bool take_assignment(void);
 static void await_decision(void);
 static void service_interrupts(bool may_park);
+static void end_stale(void) pg_attribute_noreturn();
 
 /*
  * Sleep until there may be something to do.
@@ -90,6 +91,13 @@ pw_wait_for_work(PwPinReason reason)
 
 		if (take_assignment())
 			return;
+		if (reason == PW_PIN_NONE && pw_slot_is_stale(PwSelf.slot, PwSelf.pool))
+		{
+			if (undeclare())
+				end_stale();
+			await_decision();
+			continue;
+		}
 		ModifyWaitEvent(FeBeWaitSet, FeBeWaitSetSocketPos, WL_SOCKET_READABLE, NULL);
 		if (WaitEventSetWait(FeBeWaitSet, PwSelf.worker_unaware ? UNAWARE_MS : -1,
 							 &event, 1, WAIT_EVENT_CLIENT_READ) == 0)
@@ -291,6 +299,27 @@ pw_check_worker(void)
 	ereport(FATAL,
 			(errcode(ERRCODE_ADMIN_SHUTDOWN),
 			 errmsg("terminating connection because the connection pool was restarted")));
+}
+
+/*
+ * End if our role or database has changed; our client does not notice.
+ *
+ * The worker first makes us stale, then sets our latch; we first say that we
+ * are idle, then look.
+ */
+void
+pw_check_stale(void)
+{
+	if (pw_slot_is_stale(PwSelf.slot, PwSelf.pool))
+		end_stale();
+}
+
+static void
+end_stale(void)
+{
+	if (PwSelf.client != PW_NONE)
+		pw_park_client(0);
+	pw_retire();
 }
 
 /*

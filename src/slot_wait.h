@@ -32,6 +32,12 @@ extern void pw_count_active(bool active);
 extern void pw_check_worker(void);
 
 /*
+ * A slot that is stale must not serve anybody any more: end.  To be called
+ * while nothing pins our client, who is parked then.  Returns if we are not.
+ */
+extern void pw_check_stale(void);
+
+/*
  * The worker opens one slot at a time, and looks at the queue again when the
  * new slot says that it is idle.  To be called when a slot finds work without
  * that; tells the worker the first time.

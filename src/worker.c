@@ -138,6 +138,7 @@ worker_announce(void)
 	PwControl->worker_pgprocno = MyProcNumber;
 	PwControl->worker_generation++;
 	PwControl->worker_started_at = GetCurrentTimestamp();
+	PwControl->worker_dboid = MyDatabaseId;
 	LWLockRelease(&PwControl->lock);
 }
 
