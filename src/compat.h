@@ -234,4 +234,42 @@ pw_guc_unhide(struct config_generic *setting, const char *original, const char *
 #endif
 }
 
+/*
+ * PG16 lets others look up a setting.  False before that: search the array of
+ * pw_guc_variables(), which is in the order of names.
+ */
+static inline bool
+pw_guc_find_option(const char *name, struct config_generic **setting)
+{
+#if PG_VERSION_NUM >= 160000
+	*setting = find_option(name, false, true, DEBUG5);
+	return true;
+#else
+	(void) name;
+	(void) setting;
+	return false;
+#endif
+}
+
+/*
+ * Say where the value of a setting comes from.  PG16 keeps a list of those that
+ * do not have their default; to get into it we need some other member, which
+ * "config_file" always is.
+ */
+static inline void
+pw_guc_set_source(struct config_generic *setting, GucSource source)
+{
+#if PG_VERSION_NUM >= 160000
+	if (setting->source != PGC_S_DEFAULT && source == PGC_S_DEFAULT)
+		dlist_delete(&setting->nondef_link);
+	else if (setting->source == PGC_S_DEFAULT && source != PGC_S_DEFAULT)
+	{
+		struct config_generic *member = find_option("config_file", false, false, ERROR);
+
+		dlist_insert_after(&member->nondef_link, &setting->nondef_link);
+	}
+#endif
+	setting->source = source;
+}
+
 #endif							/* PW_COMPAT_H */

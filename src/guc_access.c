@@ -61,12 +61,15 @@ pw_guc_compare_names(const char *a, const char *b)
 struct config_generic *
 pw_guc_find(const char *name)
 {
+	struct config_generic *setting;
+	struct config_generic **settings;
+	struct config_generic **found;
 	int			count;
-	struct config_generic **settings = pw_guc_variables(&count);
-	struct config_generic **found = bsearch(name, settings, count,
-											sizeof(struct config_generic *),
-											compare_to_setting);
 
+	if (pw_guc_find_option(name, &setting))
+		return setting;
+	settings = pw_guc_variables(&count);
+	found = bsearch(name, settings, count, sizeof(struct config_generic *), compare_to_setting);
 	return found == NULL ? NULL : *found;
 }
 

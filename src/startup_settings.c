@@ -287,6 +287,6 @@ take_placeholder_back(const char *name)
 static void
 lower_source(struct config_generic *setting, GucSource source, GucSource reset_source)
 {
-	setting->source = source;
+	pw_guc_set_source(setting, source);
 	setting->reset_source = reset_source;
 }
