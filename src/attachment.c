@@ -234,6 +234,8 @@ pw_park_client(uint32 ready_when)
 	.data.u64 = PW_EPOLL_DATA(client, PW_WORD_GENERATION(word))};
 
 	pw_reported_remember(shared);
+	shared->pin_reason = PW_PIN_NONE;
+	shared->pinned_since = 0;
 	detach_client();
 	(void) pw_client_move(shared, word, PW_CLIENT_PARKED, PW_NONE);
 
@@ -283,6 +285,7 @@ pw_save_client(void)
 static void
 detach_client(void)
 {
+	PwSelf.slot->pin_reason = PW_PIN_NONE;
 	set_slot_client(PW_NONE);
 	PwSelf.client = PW_NONE;
 	MyProcPort->sock = PwSelf.home;

@@ -451,6 +451,31 @@ note 'an advisory lock counts';
 	$client->terminate;
 }
 
+note 'the reason is gone when the client has no slot';
+{
+	my ($first, $second) = map { connected('alice') } 1, 2;
+
+	$first->val('BEGIN');
+	$node->soon(pin_reason($first), 'transaction', 'a client is pinned');
+	$node->value('SELECT pg_advisory_lock(5)');
+	$second->send(
+		PoolWorker::Wire::msg_query('SELECT pg_advisory_xact_lock(5)'));
+	$first->val('COMMIT');
+	$node->soon(
+		q{SELECT c.application, s.state, s.pin_reason FROM pool_slots() s
+			JOIN pool_clients() c USING (client) WHERE s.role = 'alice'},
+		"$second->{name}|active|",
+		'another one has its slot, for no reason but to work');
+	is( $node->value(
+			"SELECT state, pin_reason FROM pool_clients()
+			WHERE application = '$first->{name}'"),
+		'parked|',
+		'and it is parked, for no reason');
+	$node->value('SELECT pg_advisory_unlock(5)');
+	is($second->answer->{types}, 'TDCZ', 'the other one is done');
+	$_->terminate foreach $first, $second;
+}
+
 note 'the one slot is pinned, others wait';
 {
 	my ($holder, @waiting) = map { connected('alice') } 1 .. 6;
