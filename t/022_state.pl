@@ -1,9 +1,11 @@
 # Copyright (c) pool_worker contributors
 
-# State that a session leaves in its backend.  A client that has any must keep
-# its slot, with the reason shown in pool_clients(), until the state is gone;
-# and whoever gets the slot afterwards must find a session like a new one.  The
-# measure is a new session at the server's own port.
+# State that a session leaves in its backend.  What can be moved must go with
+# its client to whatever slot serves it, and must not keep it on one; what
+# cannot must, with the reason shown in pool_clients(), until the state is gone.
+# Whoever gets the slot in between or afterwards must find a session like a new
+# one.  The measures are a session at the server's own port that has done the
+# same, and a new one.
 
 use strict;
 use warnings FATAL => 'all';
@@ -41,7 +43,7 @@ max_prepared_transactions = 2
 my @questions = (
 	q{SELECT name, setting, source FROM pg_settings ORDER BY name},
 	q{SELECT 'users', session_user, current_user},
-	q{SELECT 'statement', name FROM pg_prepared_statements},
+	q{SELECT 'statement', name, statement, parameter_types, from_sql FROM pg_prepared_statements},
 	q{SELECT 'cursor', name FROM pg_cursors WHERE is_holdable},
 	q{SELECT 'channel', pg_listening_channels()},
 	q{SELECT 'lock', mode, objid FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()},
@@ -65,34 +67,61 @@ sub found_by
 		'SELECT lastval()',
 		q{SELECT currval('seq')},
 		'EXECUTE s',
-		'FETCH c',
+		'MOVE c',
 		'TABLE pg_temp.temporary')
 	{
-		$found{ "$sql: " . $client->sqlstate($sql) } = 1;
+		my $answer = $client->ask($sql);
+		my $error  = $answer->{error};
+
+		$found{ "$sql: "
+			  . ($error ? $error->{C} : PoolWorker::Wire::text($answer)) } =
+		  1;
 	}
+	$found{"reported: $_=$client->{params}{$_}"} = 1
+	  foreach keys %{ $client->{params} };
 	return \%found;
 }
 
-# A new client sees what a new session would.  Both have an application_name,
-# because the pool sets one for those who give none.
+# Two sessions find the same.
+sub same_facts
+{
+	my ($found, $expected, $name) = @_;
+
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return is(
+		join("\n",
+			(map { "+ $_" } grep { !$expected->{$_} } sort keys %$found),
+			(map { "- $_" } grep { !$found->{$_} } sort keys %$expected)),
+		'', $name);
+}
+
+# A client that may have had to move finds what it should.
+sub finds
+{
+	my ($client, $expected, $name) = @_;
+
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return same_facts(eval { found_by($client) } || { "+ $@" => 1 },
+		$expected, $name);
+}
+
+# A new client sees what a new session would, or what such a one would after a
+# statement that nothing can take back.  Both have an application_name, because
+# the pool sets one for those who give none.
 sub clean
 {
-	my ($name, $user) = @_;
-	my $direct   = $node->direct(user => $user, application_name => 'probe');
-	my $expected = found_by($direct);
+	my ($name, $user, $forever) = @_;
+	my $direct = $node->direct(user => $user, application_name => 'probe');
 	my $client =
 	  eval { $node->client(user => $user, application_name => 'probe') };
 
-	$direct->terminate;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	return fail("$name: the next client is not served: $@") unless $client;
-	my $found   = eval { found_by($client) } || {};
-	my @differs = (
-		(map { "+ $_" } grep { !$expected->{$_} } sort keys %$found),
-		(map { "- $_" } grep { !$found->{$_} } sort keys %$expected));
-	$client->terminate;
-	return is(join("\n", @differs),
-		'', "$name: the next client sees nothing of it");
+	$direct->val($forever) if $forever;
+	finds($client, found_by($direct),
+		"$name: the next client sees nothing of it");
+	$_->terminate foreach $client, $direct;
+	return;
 }
 
 sub pin_reason
@@ -114,120 +143,138 @@ sub connected
 	return $client;
 }
 
+sub act
+{
+	my ($client, $what) = @_;
+	return ref $what ? $what->($client) : $client->val($what);
+}
+
+# Whoever draws from a sequence now gets the same values.
+sub restart_sequences
+{
+	$node->value(
+		q{SELECT setval('seq', 1000), setval('numbered_id_seq', 2000)});
+	return;
+}
+
+# What a session at the server's own port finds after "on", and then after
+# "off".
+sub found_directly
+{
+	my ($state, $name) = @_;
+	my $direct = $node->direct(
+		user             => $state->{user} || 'alice',
+		application_name => $name);
+	my %found;
+
+	restart_sequences();
+	foreach my $step (grep { $state->{$_} } 'on', 'off')
+	{
+		act($direct, $state->{$step});
+		$found{$step} = found_by($direct);
+	}
+	$direct->terminate;
+	restart_sequences();
+	return \%found;
+}
+
 # "on" makes the state and "off" ends it: SQL, or functions of a client.
-# Without "off" only leaving ends it.  "retired" says that the slot may not
-# serve anybody else.
+# Without "off" only leaving ends it.  "pins" is the reason why the client has to
+# keep its slot; without, it moves.  "random" says that the state is what
+# random() returns next, "forever" is what remains in the slot.
 my @states = (
 	{
-		name   => 'SET',
-		reason => 'settings',
-		on     => q{SET work_mem = '71kB'},
-		off    => 'RESET work_mem'
+		name => 'SET',
+		on   => q{SET work_mem = '71kB'},
+		off  => 'RESET work_mem'
 	},
 	{
-		name   => 'SET, back to what it was',
-		reason => 'settings',
-		on     => q{SET work_mem = '71kB'},
-		off    => 'SET work_mem TO DEFAULT'
+		name => 'SET, back to what it was',
+		on   => q{SET work_mem = '71kB'},
+		off  => 'SET work_mem TO DEFAULT'
 	},
 	{
-		name   => 'SET of a reported setting',
-		reason => 'settings',
-		on     => q{SET DateStyle = 'German'; SET TIME ZONE 'Asia/Tokyo'},
-		off    => 'RESET DateStyle; RESET TIME ZONE'
+		name => 'SET of a reported setting',
+		on   => q{SET DateStyle = 'German'; SET TIME ZONE 'Asia/Tokyo'},
+		off  => 'RESET DateStyle; RESET TIME ZONE'
 	},
 	{
-		name   => 'SET NAMES',
-		reason => 'settings',
-		on     => q{SET NAMES 'LATIN1'},
-		off    => 'RESET client_encoding'
+		name => 'SET NAMES',
+		on   => q{SET NAMES 'LATIN1'},
+		off  => 'RESET client_encoding'
 	},
 	{
-		name   => 'SET in a transaction',
-		reason => 'settings',
-		on     => q{BEGIN; SET search_path = 'nowhere'; COMMIT},
-		off    => 'RESET ALL'
+		name => 'SET in a transaction',
+		on   => q{BEGIN; SET search_path = 'nowhere'; COMMIT},
+		off  => 'RESET ALL'
 	},
 	{
-		name   => 'SET SESSION CHARACTERISTICS',
-		reason => 'settings',
-		on     => 'SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY',
-		off    => 'RESET default_transaction_read_only'
+		name => 'SET SESSION CHARACTERISTICS',
+		on   => 'SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY',
+		off  => 'RESET default_transaction_read_only'
 	},
 	{
-		name   => 'set_config()',
-		reason => 'settings',
-		on     => q{SELECT set_config('work_mem', '72kB', false)},
-		off    => 'RESET work_mem'
+		name => 'set_config()',
+		on   => q{SELECT set_config('work_mem', '72kB', false)},
+		off  => 'RESET work_mem'
 	},
 	{
-		name   => 'set_config() with a parameter',
-		reason => 'settings',
-		on     => sub {
+		name => 'set_config() with a parameter',
+		on   => sub {
 			$_[0]->ask_extended(q{SELECT set_config('work_mem', $1, false)},
 				'73kB');
 		},
 		off => 'DISCARD ALL'
 	},
 	{
-		name   => 'set_config() in a function',
-		reason => 'settings',
-		on     => 'SELECT sets()',
-		off    => 'RESET work_mem'
+		name => 'set_config() in a function',
+		on   => 'SELECT sets()',
+		off  => 'RESET work_mem'
 	},
 	{
-		name   => 'set_config() in a trigger',
-		reason => 'settings',
-		on     => 'DELETE FROM numbered',
-		off    => 'RESET work_mem'
+		name => 'set_config() in a trigger',
+		on   => 'DELETE FROM numbered',
+		off  => 'RESET work_mem'
 	},
 	{
-		name   => 'SET in DO',
-		reason => 'settings',
-		on     => q{DO $$BEGIN SET work_mem = '74kB'; END$$},
-		off    => 'RESET work_mem'
+		name => 'SET in DO',
+		on   => q{DO $$BEGIN SET work_mem = '74kB'; END$$},
+		off  => 'RESET work_mem'
 	},
 	{
-		name    => 'a placeholder',
-		reason  => 'settings',
-		retired => 1,
-		on      => q{SET my.own = 'secret'}
+		name => 'a placeholder',
+		on   => q{SET my.own = 'secret'},
+		off  => 'RESET my.own'
 	},
 	{
-		name   => 'SET ROLE',
-		reason => 'settings',
-		on     => 'SET ROLE other',
-		off    => 'RESET ROLE'
+		name => 'SET ROLE',
+		on   => 'SET ROLE other',
+		off  => 'RESET ROLE'
 	},
 	{
-		name   => 'SET ROLE, then DISCARD',
-		reason => 'settings',
-		on     => 'SET ROLE other',
-		off    => 'DISCARD ALL'
+		name => 'SET ROLE, then DISCARD',
+		on   => 'SET ROLE other',
+		off  => 'DISCARD ALL'
 	},
 	{
-		name   => 'SET SESSION AUTHORIZATION',
-		reason => 'settings',
-		user   => 'boss',
-		on     => 'SET SESSION AUTHORIZATION other',
-		off    => 'RESET SESSION AUTHORIZATION'
+		name => 'SET SESSION AUTHORIZATION',
+		user => 'boss',
+		on   => 'SET SESSION AUTHORIZATION other',
+		off  => 'RESET SESSION AUTHORIZATION'
 	},
 	{
-		name   => 'PREPARE',
-		reason => 'prepared statements',
-		on     => 'PREPARE s AS SELECT 1',
-		off    => 'DEALLOCATE s'
+		name => 'PREPARE',
+		on   => 'PREPARE s AS SELECT 1',
+		off  => 'DEALLOCATE s'
 	},
 	{
-		name   => 'PREPARE and DISCARD',
-		reason => 'prepared statements',
-		on     => 'PREPARE s AS SELECT 1',
-		off    => 'DISCARD ALL'
+		name => 'PREPARE and DISCARD',
+		on   => 'PREPARE s AS SELECT 1',
+		off  => 'DISCARD ALL'
 	},
 	{
-		name   => 'a named Parse',
-		reason => 'prepared statements',
-		on     => sub {
+		name => 'a named Parse',
+		on   => sub {
 			$_[0]->send(PoolWorker::Wire::msg_parse('s', 'SELECT 1')
 				  . PoolWorker::Wire::msg_sync());
 			$_[0]->answer;
@@ -239,138 +286,139 @@ my @states = (
 		}
 	},
 	{
-		name   => 'PREPARE in a transaction that fails',
-		reason => 'prepared statements',
-		on     => sub {
+		name => 'PREPARE in a transaction that fails',
+		on   => sub {
 			$_[0]->ask('BEGIN; PREPARE s AS SELECT 1; SELECT 1/0');
 			$_[0]->ask('ROLLBACK');
 		},
 		off => 'DEALLOCATE ALL'
 	},
 	{
-		name   => 'a temporary table',
-		reason => 'temporary objects',
-		on     => 'CREATE TEMPORARY TABLE temporary (a int)',
-		off    => 'DROP TABLE temporary'
+		name => 'a temporary table',
+		pins => 'temporary objects',
+		on   => 'CREATE TEMPORARY TABLE temporary (a int)',
+		off  => 'DROP TABLE temporary'
 	},
 	{
-		name   => 'a temporary table and DISCARD',
-		reason => 'temporary objects',
-		on     => 'CREATE TEMPORARY TABLE temporary AS SELECT 1',
-		off    => 'DISCARD TEMP'
+		name => 'a temporary table and DISCARD',
+		pins => 'temporary objects',
+		on   => 'CREATE TEMPORARY TABLE temporary AS SELECT 1',
+		off  => 'DISCARD TEMP'
 	},
 	{
-		name   => 'a temporary view',
-		reason => 'temporary objects',
-		on     => 'CREATE TEMPORARY VIEW temporary AS SELECT 1',
-		off    => 'DROP VIEW temporary'
+		name => 'a temporary view',
+		pins => 'temporary objects',
+		on   => 'CREATE TEMPORARY VIEW temporary AS SELECT 1',
+		off  => 'DROP VIEW temporary'
 	},
 	{
-		name   => 'a temporary function',
-		reason => 'temporary objects',
-		on     =>
+		name => 'a temporary function',
+		pins => 'temporary objects',
+		on   =>
 		  q{CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql AS 'SELECT 1'},
 		off => 'DROP FUNCTION pg_temp.f()'
 	},
 	{
-		name   => 'an advisory lock',
-		reason => 'session locks',
-		on     => 'SELECT pg_advisory_lock(1)',
-		off    => 'SELECT pg_advisory_unlock(1)'
+		name => 'an advisory lock',
+		pins => 'session locks',
+		on   => 'SELECT pg_advisory_lock(1)',
+		off  => 'SELECT pg_advisory_unlock(1)'
 	},
 	{
-		name   => 'a shared advisory lock',
-		reason => 'session locks',
-		on     => 'SELECT pg_advisory_lock_shared(1)',
-		off    => 'SELECT pg_advisory_unlock_all()'
+		name => 'a shared advisory lock',
+		pins => 'session locks',
+		on   => 'SELECT pg_advisory_lock_shared(1)',
+		off  => 'SELECT pg_advisory_unlock_all()'
 	},
 	{
-		name   => 'an advisory lock, tried',
-		reason => 'session locks',
-		on     => 'SELECT pg_try_advisory_lock(2, 2)',
-		off    => 'SELECT pg_advisory_unlock(2, 2)'
+		name => 'an advisory lock, tried',
+		pins => 'session locks',
+		on   => 'SELECT pg_try_advisory_lock(2, 2)',
+		off  => 'SELECT pg_advisory_unlock(2, 2)'
 	},
 	{
-		name   => 'an advisory lock in a function',
-		reason => 'session locks',
-		on     => 'SELECT locks()',
-		off    => 'DISCARD ALL'
+		name => 'an advisory lock in a function',
+		pins => 'session locks',
+		on   => 'SELECT locks()',
+		off  => 'DISCARD ALL'
 	},
 	{
-		name   => 'an advisory lock in a transaction that fails',
-		reason => 'session locks',
-		on     => sub {
+		name => 'an advisory lock in a transaction that fails',
+		pins => 'session locks',
+		on   => sub {
 			$_[0]->ask('BEGIN; SELECT pg_advisory_lock(1)');
 			$_[0]->ask('ROLLBACK');
 		},
 		off => 'SELECT pg_advisory_unlock(1)'
 	},
 	{
-		name   => 'a holdable cursor',
-		reason => 'holdable cursors',
-		on  => 'DECLARE c CURSOR WITH HOLD FOR SELECT generate_series(1, 9)',
-		off => 'CLOSE c'
+		name => 'a holdable cursor',
+		pins => 'holdable cursors',
+		on   => 'DECLARE c CURSOR WITH HOLD FOR SELECT generate_series(1, 9)',
+		off  => 'CLOSE c'
 	},
 	{
-		name   => 'LISTEN',
-		reason => 'listen',
-		on     => 'LISTEN news',
-		off    => 'UNLISTEN news'
+		name => 'LISTEN',
+		pins => 'listen',
+		on   => 'LISTEN news',
+		off  => 'UNLISTEN news'
 	},
 	{
-		name   => 'LISTEN in a transaction',
-		reason => 'listen',
-		on     => 'BEGIN; LISTEN a; LISTEN b; COMMIT',
-		off    => 'UNLISTEN *'
+		name => 'LISTEN in a transaction',
+		pins => 'listen',
+		on   => 'BEGIN; LISTEN a; LISTEN b; COMMIT',
+		off  => 'UNLISTEN *'
 	},
 	{
-		name   => 'nextval()',
-		reason => 'sequence values',
-		on     => q{SELECT nextval('seq')},
-		off    => 'DISCARD SEQUENCES'
+		name => 'nextval()',
+		on   => q{SELECT nextval('seq')},
+		off  => 'DISCARD SEQUENCES'
 	},
 	{
-		name   => 'a serial column',
-		reason => 'sequence values',
-		on     => q{INSERT INTO numbered (word) VALUES ('x')},
-		off    => 'DISCARD ALL'
+		name => 'a serial column',
+		on   => q{INSERT INTO numbered (word) VALUES ('x')},
+		off  => 'DISCARD ALL'
 	},
 	{
-		name   => 'setval()',
-		reason => 'sequence values',
-		on     => q{SELECT setval('seq', 100)},
-		off    => 'DISCARD SEQUENCES'
+		name => 'setval()',
+		on   => q{SELECT setval('seq', 100)},
+		off  => 'DISCARD SEQUENCES'
 	},
 	{
 		name    => 'LOAD',
-		reason  => 'loaded libraries',
 		user    => 'boss',
-		retired => 1,
-		on      => q{LOAD 'auto_explain'}
+		on      => q{LOAD 'auto_explain'},
+		forever => q{LOAD 'auto_explain'}
 	},
 	{
-		name    => 'setseed()',
-		reason  => 'random seed',
-		retired => 1,
-		on      => 'SELECT setseed(0.5)'
+		name   => 'setseed()',
+		pins   => 'random seed',
+		random => 1,
+		on     => 'SELECT setseed(0.5)'
 	},
 	{
-		name    => 'SET seed',
-		reason  => 'random seed',
-		retired => 1,
-		on      => 'SET seed = 0.25'
+		name   => 'SET seed',
+		pins   => 'random seed',
+		random => 1,
+		on     => 'SET seed = 0.25'
 	},
 	{
-		name    => 'setseed() in DO',
-		reason  => 'random seed',
-		retired => 1,
-		on      => 'DO $$BEGIN PERFORM setseed(0.5); END$$'
+		name   => 'setseed() in DO',
+		pins   => 'random seed',
+		random => 1,
+		on     => 'DO $$BEGIN PERFORM setseed(0.5); END$$'
 	},);
 
-sub act
+# What random() returns after "on", the first two times.
+sub random_directly
 {
-	my ($client, $what) = @_;
-	return ref $what ? $what->($client) : $client->val($what);
+	my ($state) = @_;
+	my $direct = $node->direct;
+
+	act($direct, $state->{on});
+	my @numbers = map { $direct->val('SELECT random()') } 1, 2;
+	$direct->terminate;
+	return @numbers;
 }
 
 my %leave = (
@@ -380,29 +428,62 @@ my %leave = (
 	  sub { $_[0]->ask('BEGIN; SELECT 1'); $_[0]->reset; },);
 my @ways = sort keys %leave;
 
+# Others have its slot, and it gets another one: the client has its state.
+sub moves
+{
+	my ($client, $user, $name, $expected, $forever) = @_;
+
+	$node->not_pinned($client, $user, "$name: not pinned");
+	clean("$name, while its client is there", $user, $forever);
+	finds($client, $expected, "$name: its client has it afterwards");
+	$node->replace_slot($user);
+	finds($client, $expected, "$name: and on another slot");
+	return;
+}
+
 foreach my $n (0 .. $#states)
 {
-	my $state  = $states[$n];
-	my $name   = $state->{name};
-	my $user   = $state->{user} || 'alice';
-	my $client = connected($user);
-	my ($slot) = $node->slot_pids('postgres', $user);
+	my $state    = $states[$n];
+	my $name     = $state->{name};
+	my $user     = $state->{user} || 'alice';
+	my $client   = connected($user);
+	my $directly = found_directly($state, $client->{name});
+	my @numbers  = $state->{random} ? random_directly($state) : ();
 
 	act($client, $state->{on});
-	$node->soon(pin_reason($client), $state->{reason}, "$name: pinned");
+	if ($state->{pins})
+	{
+		$node->soon(pin_reason($client), $state->{pins}, "$name: pinned");
+		finds($client, $directly->{on}, "$name: its client has it");
+	}
+	else
+	{
+		moves($client, $user, $name, $directly->{on}, $state->{forever});
+	}
 	if ($state->{off})
 	{
 		act($client, $state->{off});
-		$node->soon(pin_reason($client), '', "$name: no longer pinned");
+		$node->not_pinned($client, $user, "$name, ended: not pinned");
 		clean("$name, ended", $user);
+		finds($client, $directly->{off}, "$name, ended: it is gone");
 		act($client, $state->{on});
 	}
+	is($client->val('SELECT random()'), $numbers[0], "$name: it is its own")
+	  if @numbers;
+
+	my ($slot) = $node->slot_pids('postgres', $user);
 	my $how = $ways[ $n % @ways ];
 	$leave{$how}->($client);
-	clean("$name, left by $how", $user);
-	my ($now) = $node->slot_pids('postgres', $user);
-	isnt($now, $slot, "$name: the slot is retired") if $state->{retired};
-	is($now, $slot, "$name: the slot is kept")      if $state->{off};
+	if (@numbers)
+	{
+		my $next = $node->client(user => $user);
+		isnt($next->val('SELECT random()'),
+			$numbers[1], "$name: nobody can foretell what is next");
+		$next->terminate;
+	}
+	clean("$name, left by $how", $user, $state->{forever});
+	is(($node->slot_pids('postgres', $user))[0],
+		$slot, "$name: the slot is kept");
 }
 
 note 'what leaves nothing behind does not pin';
@@ -427,11 +508,10 @@ note 'what leaves nothing behind does not pin';
 		'DISCARD ALL')
 	{
 		$client->ask($sql);
-		is($node->value(pin_reason($client)), '', "not pinned by $sql");
+		$node->not_pinned($client, 'alice', "not pinned by $sql");
 	}
 	$client->ask_extended('SELECT $1', 1);
-	is($node->value(pin_reason($client)),
-		'', 'not pinned by an unnamed statement');
+	$node->not_pinned($client, 'alice', 'not pinned by an unnamed statement');
 	$client->terminate;
 	clean('after all these', 'alice');
 }
@@ -447,8 +527,36 @@ note 'an advisory lock counts';
 		'session locks',
 		'unlocked once of twice');
 	$client->val('SELECT pg_advisory_unlock(1)');
-	$node->soon(pin_reason($client), '', 'unlocked twice');
+	$node->not_pinned($client, 'alice', 'unlocked twice');
 	$client->terminate;
+}
+
+# To find out which sequence was the last one we need locks on all of them.
+note 'lastval() while somebody has locked a sequence';
+{
+	my $client = connected('alice');
+	my $locker = $node->direct;
+
+	$client->val('BEGIN');
+	$client->val(q{SELECT nextval('numbered_id_seq')});
+	my $last = $client->val(q{SELECT nextval('seq')});
+	$locker->send(
+		PoolWorker::Wire::msg_query(
+			'BEGIN; ALTER SEQUENCE numbered_id_seq CACHE 1'));
+	$node->soon(
+		"SELECT wait_event_type FROM pg_stat_activity WHERE pid = $locker->{pid}",
+		'Lock',
+		'somebody wants it');
+	$client->val('COMMIT');
+	is($locker->answer->{types}, 'CCZ', 'and gets it');
+	$node->soon(pin_reason($client), 'sequence values', 'pinned');
+	$locker->val('COMMIT');
+	$client->val('SELECT 1');
+	$node->not_pinned($client, 'alice', 'until it is unlocked');
+	clean('two sequences', 'alice');
+	$node->replace_slot('alice');
+	is($client->val('SELECT lastval()'), $last, 'it has its own');
+	$_->terminate foreach $client, $locker;
 }
 
 note 'the reason is gone when the client has no slot';
@@ -495,6 +603,33 @@ note 'the one slot is pinned, others wait';
 	  foreach @waiting;
 	$_->terminate foreach $holder, @waiting;
 }
+
+note 'a session that is too large to be moved';
+$node->set('pool_worker.max_session_size' => '8kB');
+{
+	my $client = connected('alice');
+	my $sql    = q{SELECT length(current_setting('my.own'))};
+	my $grow   = sub {
+		$client->val(
+			"SELECT set_config('my.own', repeat('x', $_[0]), false)");
+	};
+
+	$grow->(7000);
+	$node->not_pinned($client, 'alice', 'one that is not moves');
+	clean('while it is small', 'alice');
+	is($client->val($sql), '7000', 'whole');
+	$grow->(9000);
+	$node->soon(pin_reason($client), 'session size', 'one that is pins');
+	is($client->val($sql), '9000', 'and goes on');
+	$grow->(100);
+	$node->not_pinned($client, 'alice', 'until it is small again');
+	clean('small again', 'alice');
+	is($client->val($sql), '100', 'its client has it');
+	$grow->(9000);
+	$client->terminate;
+	clean('too large, and left', 'alice');
+}
+$node->set('pool_worker.max_session_size' => undef);
 
 note 'session mode';
 $node->set('pool_worker.pool_mode' => 'session');

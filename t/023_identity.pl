@@ -136,17 +136,32 @@ note 'two clients with different wishes, in turn on one slot';
 
 note 'a setting that no module knows, which nothing can remove again';
 {
-	my $a   = $node->client(user => 'alice', 'my.own' => 'of a');
-	my $sql = q{SELECT current_setting('my.own', true)};
+	my $a = $node->client(
+		user             => 'alice',
+		'my.own'         => 'of a',
+		application_name => 'a');
+	my ($slot)  = $node->slot_pids('postgres', 'alice');
+	my $sql     = q{SELECT current_setting('my.own', true)};
+	my $exists  = q{SELECT current_setting('my.own', true) IS NOT NULL};
+	my $b       = $node->client(user => 'alice');
+	my $c       = $node->client(user => 'alice', 'my.own' => 'of c');
+	my @clients = ([ $a, 'of a|t' ], [ $b, '|f' ], [ $c, 'of c|t' ]);
 
-	is($a->val($sql), 'of a', 'is in force');
-	$node->soon(q{SELECT pin_reason FROM pool_clients() WHERE role = 'alice'},
-		'settings', 'pins its client');
-	$a->terminate;
-	my $b = $node->client(user => 'alice');
-	is($b->val($sql), '', 'is not seen by the next client');
-	is($b->val(q{SELECT current_setting('my.own', true) IS NULL}),
-		't', 'not even that there was one');
+	$a->{name} = 'a';
+	foreach my $round (1 .. 3)
+	{
+		is(join('|', $_->[0]->val($sql), $_->[0]->val($exists)),
+			$_->[1], 'each has its own, or none')
+		  foreach @clients;
+	}
+	is(($node->slot_pids('postgres', 'alice'))[0], $slot, 'on the same slot');
+	is($a->val($sql),                              'of a', 'the first');
+	$node->not_pinned($a, 'alice', 'is not pinned');
+	$node->replace_slot('alice');
+	is($_->[0]->val($sql), $_->[1] =~ s/\|.*//r, 'also on another slot')
+	  foreach @clients;
+	$_->terminate foreach $a, $c;
+	is($b->val($exists), 'f', 'it is gone with its clients');
 	$b->terminate;
 }
 

@@ -2,9 +2,10 @@
 
 # Traces that a client leaves in its slot where they are easily overlooked: by
 # statements that fail or are wrapped in others, by its startup packet, by what
-# the server does when a row is stored, by its end.  The client must keep its
-# slot as long as there is a trace, and the next client must see what a new
-# session at the server's own port sees.  See also 022_state.pl.
+# the server does when a row is stored, by its end.  A trace that can be moved
+# must go with the client and not keep it on its slot; with any other it must
+# keep its slot.  The next client must see what a new session at the server's
+# own port sees.  See also 022_state.pl.
 
 use strict;
 use warnings FATAL => 'all';
@@ -122,177 +123,160 @@ my $is_predicted = "SELECT random() = '$predicted'::float8";
 my $dblink       = sprintf 'host=%s port=%s dbname=postgres user=%s',
   $node->host, $node->port, $node->superuser;
 
-# "on" leaves the trace, "probe" would show it.  "startup" goes into the
-# startup packet, "retired" says that the slot may not serve anybody else.
+# "on" leaves the trace, "probe" shows it.  "startup" goes into the startup
+# packet.  "pins" is the reason why the client has to keep its slot; without, the
+# trace moves.  "retired" says that the slot may not serve anybody else.  "undo"
+# has to be done before "on" can be done again.
 my @traces = (
 	{
 		name    => 'a placeholder in the startup packet',
-		reason  => 'settings',
 		startup => { options => '-c app.user=alice' },
 		on      => q{SELECT current_setting('app.user')},
-		probe   => q{SELECT current_setting('app.user', true) IS NULL},
-		retired => 1
+		probe   =>
+		  q{SELECT current_setting('app.user', true), current_setting('app.user', true) IS NULL}
 	},
 	{
 		name    => 'a placeholder beside other settings',
-		reason  => 'settings',
 		startup => { options => '-c work_mem=77MB', 'app.user' => 'alice' },
 		on      => 'SELECT 1',
 		probe   =>
-		  q{SELECT current_setting('app.user', true) IS NULL, current_setting('work_mem')},
-		retired => 1
+		  q{SELECT current_setting('app.user', true) IS NULL, current_setting('work_mem')}
 	},
 	{
-		name   => 'EXPLAIN ANALYZE of CREATE TEMP TABLE AS',
-		reason => 'temporary objects',
+		name  => 'EXPLAIN ANALYZE of CREATE TEMP TABLE AS',
+		pins  => 'temporary objects',
 		on    => 'EXPLAIN ANALYZE CREATE TEMP TABLE secret AS SELECT 42 AS a',
 		probe => 'TABLE secret'
 	},
 	{
-		name   => 'EXPLAIN ANALYZE of EXECUTE',
-		reason => 'temporary objects',
-		on     =>
+		name => 'EXPLAIN ANALYZE of EXECUTE',
+		pins => 'temporary objects',
+		on   =>
 		  q{PREPARE p AS SELECT 43 AS a; EXPLAIN ANALYZE CREATE TEMP TABLE secret AS EXECUTE p; DEALLOCATE p},
 		probe => 'TABLE secret'
 	},
 	{
-		name   => 'SELECT INTO TEMP',
-		reason => 'temporary objects',
-		on     => 'SELECT 44 AS a INTO TEMP secret',
-		probe  => 'TABLE secret'
+		name  => 'SELECT INTO TEMP',
+		pins  => 'temporary objects',
+		on    => 'SELECT 44 AS a INTO TEMP secret',
+		probe => 'TABLE secret'
 	},
 	{
-		name   => 'DISCARD ALL that fails',
-		reason => 'sequence values',
-		on     => [
+		name => 'DISCARD ALL that fails',
+		on   => [
 			q{SELECT nextval('seq')},   'BEGIN',
 			[ 'DISCARD ALL', '25001' ], 'ROLLBACK'
 		],
 		probe => 'SELECT lastval()'
 	},
 	{
-		name   => 'nextval() in a transaction that fails',
-		reason => 'sequence values',
-		on     => [ 'BEGIN', q{SELECT nextval('seq')}, 'ROLLBACK' ],
-		probe  => 'SELECT lastval()'
-	},
-	{
-		name    => 'set_config() of seed, local',
-		reason  => 'random seed',
-		on      => q{SELECT set_config('seed', '0.5', true)},
-		probe   => $is_predicted,
-		retired => 1
-	},
-	{
-		name   => 'set_config() of seed, rolled back',
-		reason => 'random seed',
-		on     =>
-		  [ 'BEGIN', q{SELECT set_config('seed', '0.5', true)}, 'ROLLBACK' ],
-		probe   => $is_predicted,
-		retired => 1
-	},
-	{
-		name    => 'SET LOCAL seed',
-		reason  => 'random seed',
-		on      => 'BEGIN; SET LOCAL seed = 0.5; COMMIT',
-		probe   => $is_predicted,
-		retired => 1
-	},
-	{
-		name    => 'a function with the setting seed',
-		reason  => 'random seed',
-		on      => 'SELECT seeds()',
-		probe   => $is_predicted,
-		retired => 1
-	},
-	{
-		name    => 'seed in the startup packet',
-		reason  => 'random seed',
-		startup => { options => '-c seed=0.5' },
-		on      => 'SELECT 1',
-		probe   => $is_predicted,
-		retired => 1
-	},
-	{
-		name   => 'a new identity column',
-		reason => 'sequence values',
-		on     =>
-		  'ALTER TABLE many ADD COLUMN id int GENERATED ALWAYS AS IDENTITY',
+		name  => 'nextval() in a transaction that fails',
+		on    => [ 'BEGIN', q{SELECT nextval('seq')}, 'ROLLBACK' ],
 		probe => 'SELECT lastval()'
 	},
 	{
-		name   => 'UPDATE to the default of an identity column',
-		reason => 'sequence values',
-		on     => 'UPDATE identity SET id = DEFAULT',
-		probe  => 'SELECT lastval()'
+		name  => 'set_config() of seed, local',
+		pins  => 'random seed',
+		on    => q{SELECT set_config('seed', '0.5', true)},
+		probe => $is_predicted
 	},
 	{
-		name   => '... with a join',
-		reason => 'sequence values',
-		on     =>
+		name => 'set_config() of seed, rolled back',
+		pins => 'random seed',
+		on   =>
+		  [ 'BEGIN', q{SELECT set_config('seed', '0.5', true)}, 'ROLLBACK' ],
+		probe => $is_predicted
+	},
+	{
+		name  => 'SET LOCAL seed',
+		pins  => 'random seed',
+		on    => 'BEGIN; SET LOCAL seed = 0.5; COMMIT',
+		probe => $is_predicted
+	},
+	{
+		name  => 'a function with the setting seed',
+		pins  => 'random seed',
+		on    => 'SELECT seeds()',
+		probe => $is_predicted
+	},
+	{
+		name    => 'seed in the startup packet',
+		pins    => 'random seed',
+		startup => { options => '-c seed=0.5' },
+		on      => 'SELECT 1',
+		probe   => $is_predicted
+	},
+	{
+		name => 'a new identity column',
+		on   =>
+		  'ALTER TABLE many ADD COLUMN id int GENERATED ALWAYS AS IDENTITY',
+		undo  => 'ALTER TABLE many DROP COLUMN id',
+		probe => 'SELECT lastval()'
+	},
+	{
+		name  => 'UPDATE to the default of an identity column',
+		on    => 'UPDATE identity SET id = DEFAULT',
+		probe => 'SELECT lastval()'
+	},
+	{
+		name => '... with a join',
+		on   =>
 		  'UPDATE identity SET id = DEFAULT FROM plain p, plain q WHERE p.a < q.a',
 		probe => 'SELECT lastval()'
 	},
 	{
-		name   => '... by a parameter',
-		reason => 'sequence values',
-		on     => sub {
+		name => '... by a parameter',
+		on   => sub {
 			$_[0]->ask_extended(
 				'UPDATE identity SET id = DEFAULT WHERE word = $1', 'one');
 		},
 		probe => 'SELECT lastval()'
 	},
 	{
-		name   => '... of a partitioned table',
-		reason => 'sequence values',
-		on     => 'UPDATE parted SET id = DEFAULT',
-		probe  => 'SELECT lastval()'
+		name  => '... of a partitioned table',
+		on    => 'UPDATE parted SET id = DEFAULT',
+		probe => 'SELECT lastval()'
 	},
 	{
-		name   => '... within SELECT',
-		reason => 'sequence values',
-		on     =>
+		name => '... within SELECT',
+		on   =>
 		  'WITH u AS (UPDATE identity SET id = DEFAULT RETURNING id) TABLE u',
 		probe => 'SELECT lastval()'
 	},
 	{
-		name   => '... within UPDATE',
-		reason => 'sequence values',
-		on     =>
+		name => '... within UPDATE',
+		on   =>
 		  'WITH u AS (UPDATE identity SET id = DEFAULT RETURNING id) UPDATE plain SET a = a',
 		probe => 'SELECT lastval()'
 	},
 	{
-		name   => 'INSERT into an identity column within UPDATE',
-		reason => 'sequence values',
-		on     =>
+		name => 'INSERT into an identity column within UPDATE',
+		on   =>
 		  q{WITH i AS (INSERT INTO identity (word) VALUES ('x') RETURNING id) UPDATE plain SET a = a},
 		probe => 'SELECT lastval()'
 	},
 	{
-		name   => '... within DELETE',
-		reason => 'sequence values',
-		on     =>
+		name => '... within DELETE',
+		on   =>
 		  q{WITH i AS (INSERT INTO identity (word) VALUES ('x') RETURNING id) DELETE FROM plain WHERE false},
 		probe => 'SELECT lastval()'
 	},
 	{
-		name   => 'MERGE into an identity column',
-		reason => 'sequence values',
-		on     =>
+		name => 'MERGE into an identity column',
+		on   =>
 		  q{MERGE INTO identity i USING plain p ON false WHEN NOT MATCHED THEN INSERT (word) VALUES ('m')},
 		probe => 'SELECT lastval()'
 	},
 	{
 		name    => 'a function in another language',
-		reason  => 'other session state',
+		pins    => 'other session state',
 		on      => 'SELECT other_language()',
 		probe   => 'SELECT 1',
 		retired => 1
 	},
 	{
 		name    => 'a named connection of dblink',
-		reason  => 'other session state',
+		pins    => 'other session state',
 		user    => 'boss',
 		on      => "SELECT dblink_connect('mine', '$dblink')",
 		probe   => 'SELECT dblink_get_connections()',
@@ -300,7 +284,7 @@ my @traces = (
 	},
 	{
 		name    => 'the unnamed connection of dblink',
-		reason  => 'other session state',
+		pins    => 'other session state',
 		user    => 'boss',
 		on      => "SELECT dblink_connect_u('$dblink')",
 		probe   => q{SELECT * FROM dblink('SELECT 1') AS r(a int)},
@@ -326,7 +310,7 @@ foreach my $language ('plperl', 'plpython3u')
 		push @traces,
 		  {
 			name    => "a function in $language",
-			reason  => 'other session state',
+			pins    => 'other session state',
 			on      => "SELECT in_$language()",
 			probe   => 'SELECT 1',
 			retired => 1
@@ -347,6 +331,34 @@ sub act
 	return is($answer->{error} && $answer->{error}{M}, undef, $what);
 }
 
+# All steps of a trace, by a client.
+sub leave_trace
+{
+	my ($trace, $client) = @_;
+	my $on = $trace->{on};
+
+	act($client, $_) foreach ref $on eq 'ARRAY' ? @$on : $on;
+	return;
+}
+
+# What "probe" shows to a session at the server's own port that has left the
+# trace there.  Sequences return the same values afterwards.
+sub shown_directly
+{
+	my ($trace, $user) = @_;
+	my $restart = 'SELECT setval(seqrelid, 1000) FROM pg_sequence';
+	my $direct =
+	  $node->direct(user => $user, %{ $trace->{startup} || {} });
+
+	$node->value($restart);
+	leave_trace($trace, $direct);
+	my $shown = seen($direct, $trace->{probe});
+	$direct->terminate;
+	$node->value($trace->{undo}) if $trace->{undo};
+	$node->value($restart);
+	return $shown;
+}
+
 my %leave = (
 	'reset'                 => sub { $_[0]->reset; },
 	'terminate'             => sub { $_[0]->terminate; },
@@ -354,20 +366,44 @@ my %leave = (
 	  sub { $_[0]->ask('BEGIN; SELECT 1'); $_[0]->reset; },);
 my @ways = sort keys %leave;
 
+# Others have its slot, and it gets another one: the client has its trace, and
+# nobody else.
+sub moves
+{
+	my ($trace, $client, $user, $shown) = @_;
+	my ($name, $probe) = @$trace{qw(name probe)};
+
+	isnt($shown, seen_by_new_session($user, $probe), "$name: leaves a trace");
+	$node->not_pinned($client, $user, "$name: not pinned");
+	next_sees_nothing("$name, while its client is there", $user, $probe);
+	is(seen($client, $probe), $shown, "$name: its client sees it afterwards");
+	$node->replace_slot($user);
+	is(eval { seen($client, $probe) } // $@,
+		$shown, "$name: and on another slot");
+	return;
+}
+
 foreach my $n (0 .. $#traces)
 {
-	my $trace  = $traces[$n];
-	my $name   = $trace->{name};
-	my $user   = $trace->{user} || 'alice';
-	my $client = connected($user, %{ $trace->{startup} || {} });
-	my ($slot) = $node->slot_pids('postgres', $user);
-	my $on     = $trace->{on};
+	my $trace = $traces[$n];
+	my $name  = $trace->{name};
+	my $user  = $trace->{user} || 'alice';
 
 	note $name;
-	act($client, $_) foreach ref $on eq 'ARRAY' ? @$on : $on;
-	$node->soon(pin_reason($client), $trace->{reason}, "$name: pinned");
+	my $shown  = $trace->{pins} ? undef : shown_directly($trace, $user);
+	my $client = connected($user, %{ $trace->{startup} || {} });
+	leave_trace($trace, $client);
+	if ($trace->{pins})
+	{
+		$node->soon(pin_reason($client), $trace->{pins}, "$name: pinned");
+	}
+	else
+	{
+		moves($trace, $client, $user, $shown);
+	}
 
 	# who waits must get nothing that is still there
+	my ($slot) = $node->slot_pids('postgres', $user);
 	my $waiting = $node->raw('pool');
 	$waiting->send_startup(
 		user             => $user,
@@ -383,7 +419,9 @@ foreach my $n (0 .. $#traces)
 	$waiting->terminate;
 	next_sees_nothing($name, $user, $trace->{probe});
 	my ($now) = $node->slot_pids('postgres', $user);
-	isnt($now, $slot, "$name: the slot is retired") if $trace->{retired};
+	$trace->{retired}
+	  ? isnt($now, $slot, "$name: the slot is retired")
+	  : is($now, $slot, "$name: the slot is kept");
 }
 
 note 'refused after half of the startup packet';
@@ -429,8 +467,8 @@ foreach my $user ('alice', 'boss')
 		? "SELECT * FROM dblink('$dblink', 'SELECT 1') AS r(a int)"
 		: ())
 	{
-		is($client->sqlstate($sql),           '', "$user: $sql");
-		is($node->value(pin_reason($client)), '', 'does not pin');
+		is($client->sqlstate($sql), '', "$user: $sql");
+		$node->not_pinned($client, $user, 'does not pin');
 	}
 	$client->terminate;
 }

@@ -2,8 +2,10 @@
 
 # The unnamed prepared statement belongs to one client, although PostgreSQL
 # keeps it when that client has gone to the queue.  Whatever another client
-# sends first, it must be told that there is no such statement; and what the
-# slot does about that must not fail when the client has gone already.
+# sends first, it must be told that there is no such statement; whatever the
+# client itself sends first when it comes back, or on another slot, it must be
+# told what a connection to the server's own port is told.  And what the slot
+# does about that must not fail when the client has gone already.
 
 use strict;
 use warnings FATAL => 'all';
@@ -23,10 +25,12 @@ my $bind    = PoolWorker::Wire::msg_bind('', '');
 my $execute = PoolWorker::Wire::msg_execute('');
 
 # A client that has an unnamed statement which returns a secret, and does not
-# need the slot any more.
+# need the slot any more; of the pool, or "direct".
 sub with_secret
 {
-	my $client = $node->client(user => 'alice');
+	my ($how)  = @_;
+	my $method = $how // 'client';
+	my $client = $node->$method(user => 'alice');
 
 	$client->send(
 		PoolWorker::Wire::msg_parse('', q{SELECT 'secret'}) . $sync);
@@ -59,7 +63,10 @@ sub answers
 	return join ' ', @found;
 }
 
-# What the second client sends, and the answers: number, and what is in them.
+# What a client sends, and the answers to one who has no unnamed statement: their
+# number, and what is in them.  "broken" says that its first message cannot be
+# read.  The server keeps the statement of a client that sends such a one; the
+# pool, which knows only how the message begins, may have given it up.
 my @first_words = (
 	[ 'Bind',            [ $bind . $execute . $sync ], 1, '26000' ],
 	[ 'Bind, in pieces', [ $bind, $execute, $sync ],   1, '26000' ],
@@ -106,17 +113,17 @@ my @first_words = (
 	[
 		'Parse without its end',
 		[ msg('P', "\0SELECT 1\0") . $sync, $bind . $execute . $sync ],
-		2, '08P01 26000'
+		2, '08P01 26000', 'broken'
 	],
 	[
 		'Parse without a query',
 		[ msg('P', "\0") . $sync, $bind . $execute . $sync ],
-		2, '08P01 26000'
+		2, '08P01 26000', 'broken'
 	],
 	[
 		'a query without its end',
 		[ msg('Q', 'SELECT 1'), $bind . $execute . $sync ],
-		2, '08P01 26000'
+		2, '08P01 26000', 'broken'
 	],
 	[
 		'an empty query',
@@ -142,21 +149,39 @@ my @first_words = (
 		1, 'own'
 	],);
 
+# What an owner of a statement is told who begins with these words, and then
+# uses it.
+sub told
+{
+	my ($owner, $case) = @_;
+	my (undef, $parts, $count) = @$case;
+
+	return join(', then ',
+		answers($owner, $count, @$parts),
+		answers($owner, 1,      $bind . $execute . $sync));
+}
+
 foreach my $case (@first_words)
 {
-	my ($name, $parts, $count, $expected) = @$case;
-	my $owner = with_secret();
-	my $other = $node->client(user => 'alice');
+	my ($name, $parts, $count, $expected, $broken) = @$case;
+	my ($direct, $owner, $traveller) =
+	  map { with_secret($_) } 'direct', 'client', 'client';
+	my $other    = $node->client(user => 'alice');
+	my $directly = told($direct, $case);
+
+	is($directly, '08P01 secret, then secret', "$name: the server's answer")
+	  if $broken;
+	$directly = "$expected, then 26000" if $broken;
 
 	is(answers($other, $count, @$parts),
 		$expected, "another client that begins with: $name");
-	$owner->send($bind . $execute . $sync);
-	my $again = answers($owner, 1);
-	like($again, qr/^(secret|26000)$/,
-		"$name: the first gets its own or nothing: $again");
-	is($other->val(q{SELECT 'fine'}), 'fine', "$name: and both go on");
-	is($owner->val(q{SELECT 'fine'}), 'fine', "$name: ...");
-	$_->terminate foreach $owner, $other;
+	is(told($owner, $case), $directly, "$name: an owner, who comes back");
+	$node->replace_slot('alice');
+	is(told($traveller, $case), $directly,
+		"$name: an owner, on another slot");
+	is($_->val(q{SELECT 'fine'}), 'fine', "$name: all go on")
+	  foreach $owner, $traveller, $other;
+	$_->terminate foreach $direct, $owner, $traveller, $other;
 }
 
 note 'who is alone keeps it';
@@ -173,6 +198,31 @@ note 'who is alone keeps it';
 	is(answers($other, 1, $bind . $execute . $sync),
 		'26000', 'until it has left');
 	$other->terminate;
+}
+
+note 'one that is too long to be parsed again keeps its client on the slot';
+{
+	my $owner = $node->client(user => 'alice', application_name => 'owner');
+	my $slot =
+	  q{SELECT state, pin_reason FROM pool_slots() WHERE role = 'alice'};
+
+	$owner->{name} = 'owner';
+	foreach my $length (60_000, 70_000)
+	{
+		$owner->send(
+			PoolWorker::Wire::msg_parse('',
+				q{SELECT length('} . 'x' x $length . q{')})
+			  . $sync);
+		is($owner->answer->{types}, '1Z', "a statement of $length bytes");
+		$length > 65_536
+		  ? $node->soon($slot, 'pinned|session size', 'is pinned')
+		  : $node->not_pinned($owner, 'alice', 'is not pinned');
+		$node->replace_slot('alice') if $length < 65_536;
+		is(answers($owner, 1, $bind . $execute . $sync), $length, 'works');
+	}
+	is($owner->val('SELECT 1'), '1', 'a simple query drops it');
+	$node->not_pinned($owner, 'alice', 'and it is no longer pinned');
+	$owner->terminate;
 }
 
 note 'a client that has spoken and gone before its hello';

@@ -309,6 +309,34 @@ sub slot_pids
 	  $self->value("SELECT pid FROM pool_slots() WHERE $where ORDER BY pid");
 }
 
+# A client does not keep its role's only slot: as a test.  We look when the slot
+# has come to rest; what it says while it works is from before.
+sub not_pinned
+{
+	my ($self, $client, $role, $name) = @_;
+
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return $self->soon(
+		"SELECT s.state, c.pin_reason FROM pool_slots() s, pool_clients() c
+			WHERE s.role = '$role' AND c.application = '$client->{name}'",
+		'idle|', $name);
+}
+
+# End the backend of a role's only slot while it is idle, so that whoever is
+# served next is served by another one.
+sub replace_slot
+{
+	my ($self, $role) = @_;
+	my $of_role = "FROM pool_slots() WHERE role = '$role'";
+
+	$self->until(sub { $self->value("SELECT state $of_role") eq 'idle' })
+	  or die 'the slot is not idle';
+	$self->value("SELECT pg_terminate_backend(pid, 20000) $of_role");
+	$self->until(sub { $self->value("SELECT count(*) $of_role") eq '0' })
+	  or die 'the slot does not go';
+	return;
+}
+
 # Clock ticks that a process has used.
 sub ticks
 {
