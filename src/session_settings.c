@@ -53,6 +53,7 @@ typedef struct PwSavedSetting
 	bool		is_superuser;	/* that role */
 	bool		is_null;		/* has no value, but exists */
 	bool		is_identity;	/* "session_authorization" or "role" */
+	bool		is_transactions;	/* see is_transactions() */
 } PwSavedSetting;
 
 #define saved_name(saved) ((const char *) ((saved) + 1))
@@ -66,6 +67,7 @@ static bool settings_changed = false;
 
 static void look_at_settings(void);
 static bool belongs_to_session(const struct config_generic *setting);
+static bool is_transactions(const char *name);
 static void append_setting(struct config_generic *setting);
 static void note_identity(PwSavedSetting *saved, const char *name);
 static void apply_identity(const char *part, size_t len);
@@ -75,7 +77,7 @@ static void set_identity(const PwSavedSetting *saved);
 static void apply_one(const PwSavedSetting *saved);
 static void set_value(const PwSavedSetting *saved);
 static void create_without_value(const char *name);
-static void take_back(const char *name);
+static void take_back(const PwSavedSetting *saved);
 static void reset(const char *name);
 
 void
@@ -125,24 +127,33 @@ look_at_settings(void)
 }
 
 /*
- * Characteristics of the current transaction are settings too, and SET leaves
- * them with the source of a session, but each transaction starts anew.  The
- * seed of random() is not the value of "seed".
+ * The seed of random() is not the value of "seed".
  */
 static bool
 belongs_to_session(const struct config_generic *setting)
 {
-	static const char *const others[] = {
-		"seed", "transaction_deferrable", "transaction_isolation", "transaction_read_only",
-	};
-
 	if (setting->source != PGC_S_SESSION)
 		return (setting->flags & GUC_CUSTOM_PLACEHOLDER) != 0 &&
 			setting->source == PGC_S_DEFAULT && pw_placeholder_is_own(setting);
-	for (int i = 0; i < lengthof(others); i++)
-		if (strcmp(setting->name, others[i]) == 0)
-			return false;
-	return true;
+	return strcmp(setting->name, "seed") != 0;
+}
+
+/*
+ * Characteristics of a transaction are settings too.  Each transaction starts
+ * with others, but when SET has left them with the source of a session, that
+ * remains.
+ */
+static bool
+is_transactions(const char *name)
+{
+	static const char *const names[] = {
+		"transaction_deferrable", "transaction_isolation", "transaction_read_only",
+	};
+
+	for (int i = 0; i < lengthof(names); i++)
+		if (strcmp(name, names[i]) == 0)
+			return true;
+	return false;
 }
 
 static void
@@ -154,13 +165,14 @@ append_setting(struct config_generic *setting)
 	memset(&saved, 0, sizeof(saved));
 	saved.scontext = setting->scontext;
 	saved.srole = setting->srole;
+	saved.is_transactions = is_transactions(setting->name);
 	note_identity(&saved, setting->name);
 	appendBinaryStringInfo(&in_force, (char *) &saved, sizeof(saved));
 	appendStringInfoString(&in_force, setting->name);
 	appendStringInfoChar(&in_force, '\0');
 	if (saved.is_identity && !OidIsValid(saved.roleid))
 		appendStringInfoString(&in_force, "none");
-	else
+	else if (!saved.is_transactions)
 		saved.is_null = !pw_guc_append_value(&in_force, setting);
 	appendStringInfoChar(&in_force, '\0');
 	while (in_force.len % MAXIMUM_ALIGNOF != 0)
@@ -214,7 +226,7 @@ pw_settings_apply(const char *part, size_t len)
 		pw_guc_compare_names(saved_name(old), saved_name(new));
 
 		if (order < 0 && !old->is_identity)
-			take_back(saved_name(old));
+			take_back(old);
 		if (order >= 0 && !new->is_identity && (order > 0 || !is_same(old, new)))
 			apply_one(new);
 		if (order <= 0)
@@ -302,6 +314,11 @@ apply_one(const PwSavedSetting *saved)
 	/* finding the conversion functions takes a look into the catalog */
 	bool		in_transaction = strcmp(saved_name(saved), "client_encoding") == 0;
 
+	if (saved->is_transactions)
+	{
+		pw_guc_find(saved_name(saved))->source = PGC_S_SESSION;
+		return;
+	}
 	if (pw_guc_find(saved_name(saved)) == NULL)
 		pw_placeholder_show(saved_name(saved));
 	if (saved->is_null)
@@ -346,12 +363,16 @@ create_without_value(const char *name)
  * The next client has not set this.
  */
 static void
-take_back(const char *name)
+take_back(const PwSavedSetting *saved)
 {
-	struct config_generic *setting;
+	struct config_generic *setting = pw_guc_find(saved_name(saved));
 
-	reset(name);
-	setting = pw_guc_find(name);
+	if (saved->is_transactions)
+	{
+		setting->source = setting->reset_source;
+		return;
+	}
+	reset(saved_name(saved));
 	if (setting != NULL && setting->source == PGC_S_DEFAULT && pw_placeholder_is_own(setting))
 		pw_placeholder_hide(setting);
 }

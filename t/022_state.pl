@@ -214,6 +214,12 @@ my @states = (
 		off  => 'RESET default_transaction_read_only'
 	},
 	{
+		name => 'SET of what belongs to a transaction',
+		on   => q{SET transaction_isolation = serializable;
+			BEGIN; SET TRANSACTION READ ONLY; COMMIT},
+		off => 'RESET transaction_isolation'
+	},
+	{
 		name => 'set_config()',
 		on   => q{SELECT set_config('work_mem', '72kB', false)},
 		off  => 'RESET work_mem'
