@@ -72,13 +72,14 @@ note 'an idle slot is in the way';
 {
 	my ($d1, $d2) = (in('d1'), in('d2'));
 
-	$d1->val('SELECT 1');
+	$d1->val(q{SET work_mem = '71kB'});
 	$d2->val('BEGIN');
 	my $d3 = wants('d3');
 	served($d3, 'd3', 'one idle, one in a transaction');
 	is($d2->val('SELECT 2'), '2', 'the transaction goes on');
 	$d2->val('COMMIT');
-	is($d1->val('SELECT 3'), '3', 'who made room is served again');
+	is($d1->val('SHOW work_mem'),
+		'71kB', 'who made room is served again, and has its session');
 	all_leave($d1, $d2, $d3);
 }
 
@@ -117,7 +118,7 @@ note 'all slots are pinned when it asks, and one client leaves';
 {
 	my ($d1, $d2) = (in('d1'), in('d2'));
 
-	$_->val(q{SET work_mem = '71kB'}) foreach $d1, $d2;
+	$_->val('SELECT pg_advisory_lock(7)') foreach $d1, $d2;
 	my $d3 = wants('d3');
 	$node->soon(
 		q{SELECT waiting FROM pool_status() WHERE role = 'alice' AND database = 'd3'},
@@ -125,7 +126,8 @@ note 'all slots are pinned when it asks, and one client leaves';
 		'd3 waits');
 	$d1->reset;
 	served($d3, 'd3', 'one of two has left');
-	is($d2->val('SHOW work_mem'), '71kB', 'the other keeps what it had');
+	is($d2->val('SELECT pg_advisory_unlock(7)'),
+		't', 'the other keeps what it had');
 	all_leave($d2, $d3);
 }
 
@@ -215,8 +217,9 @@ $node->wait_for_pool;
 
 		# in whatever order they come
 		$node->until(
-			sub { ($client) = grep { $_->wait_readable(0) } @waiting })
-		  or last;
+			sub {
+				($client) = grep { $_->wait_readable(0) } @waiting;
+			}) or last;
 		is(text($client->answer),
 			'', 'who waits is served by the slots there are');
 		$client->val('COMMIT');

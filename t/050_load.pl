@@ -49,10 +49,12 @@ foreach my $case (
 	[ 'select only, simple',                64, 100, '-S', '-M', 'simple' ],
 	[ 'select only, extended',              64, 50,  '-S', '-M', 'extended' ],
 	[ 'transactions of several statements', 32, 20,  '-N', '-M', 'simple' ],
-	# each has its own thread, because pgbench waits for PREPARE with the thread
+	[ 'prepared statements',                64, 50,  '-S', '-M', 'prepared' ],
+	# each has its own thread, because pgbench waits for PREPARE with the thread,
+	# also when the slots are held by other clients of that
 	[
-		'prepared statements, four at a time',
-		16, 20, '-S', '-M', 'prepared', '-j', 16
+		'transactions of prepared statements',
+		32, 20, '-N', '-M', 'prepared', '-j', 32
 	],
 	[ 'a new connection for each transaction', 8, 20, '-S', '-C' ])
 {
