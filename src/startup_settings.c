@@ -176,11 +176,11 @@ apply_list(const char *settings, size_t len)
 static void
 apply_one(const char *name, const char *value)
 {
-	PwBaseline *baseline;
+	PwBaseline *baseline = remember_baseline(name);
 
+	/* after that, because a hidden one does not exist for this client */
 	if (pw_guc_find(name) == NULL)
 		pw_placeholder_show(name);
-	baseline = remember_baseline(name);
 	baseline->overridden = true;
 	if (pg_strcasecmp(name, "datestyle") == 0)
 		SetConfigOption(name, server_datestyle, PGC_BACKEND, PGC_S_CLIENT);
