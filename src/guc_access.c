@@ -15,8 +15,9 @@
  * in SQL nor be set.
  *
  * When a client creates a placeholder of which we have a hidden one, we do not
- * notice, and there are two.  That is harmless, but a backend that has
- * thousands should be replaced.
+ * notice, and there are two.  That is harmless as long as the one that is shown
+ * is the first in the array, but a backend that has thousands should be
+ * replaced.
  *
  *-------------------------------------------------------------------------
  */
@@ -43,6 +44,7 @@ static List *hidden = NIL;
 
 static int	compare_to_setting(const void *name, const void *setting);
 static bool is_hidden(const struct config_generic *setting);
+static struct config_generic *find_hidden(const char *name);
 
 int
 pw_guc_compare_names(const char *a, const char *b)
@@ -150,13 +152,14 @@ pw_placeholder_hide(struct config_generic *setting)
 void
 pw_placeholder_show(const char *name)
 {
+	struct config_generic *setting = find_hidden(name);
 	ListCell   *cell;
 
 	foreach(cell, hidden)
 	{
 		PwHidden   *entry = (PwHidden *) lfirst(cell);
 
-		if (pw_guc_compare_names(entry->name, name) != 0)
+		if (entry->setting != setting)
 			continue;
 		pw_guc_unhide(entry->setting, entry->original, entry->name);
 		hidden = foreach_delete_current(hidden, cell);
@@ -164,6 +167,35 @@ pw_placeholder_show(const char *name)
 		pfree(entry);
 		return;
 	}
+}
+
+/*
+ * Of the hidden ones of this name, the first in guc.c's array.  Another would
+ * end up behind a name with a mark, where guc.c does not find it.
+ */
+static struct config_generic *
+find_hidden(const char *name)
+{
+	int			low = 0;
+	int			high;
+	struct config_generic **settings = pw_guc_variables(&high);
+	int			count = high;
+
+	/* no name sorts between this one and this one with a mark */
+	while (low < high)
+	{
+		int			middle = (low + high) / 2;
+
+		if (pw_guc_compare_names(settings[middle]->name, name) <= 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	if (low == count || !is_hidden(settings[low]) ||
+		strlen(settings[low]->name) != strlen(name) + 1 ||
+		pg_strncasecmp(settings[low]->name, name, strlen(name)) != 0)
+		return NULL;
+	return settings[low];
 }
 
 bool

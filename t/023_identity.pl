@@ -165,6 +165,31 @@ note 'a setting that no module knows, which nothing can remove again';
 	$b->terminate;
 }
 
+note 'another, of clients who set it and of clients who ask for it';
+{
+	my $sql = q{SELECT current_setting('my.other', true)};
+	my $set = $node->client(user => 'alice');
+
+	$set->val(q{SET my.other = 'of a'});
+	$set->terminate;
+	foreach (1, 2)
+	{
+		my $a = $node->client(user => 'alice', 'my.other' => 'of a');
+		my $b = $node->client(user => 'alice');
+		my $c = $node->client(user => 'alice');
+
+		$b->val(q{SET my.other = 'of b'});
+		foreach my $round (1 .. 3)
+		{
+			is($a->val($sql), 'of a', "asked for, round $round");
+			is($b->val($sql), 'of b', "set, round $round");
+			is($c->val("$sql IS NULL"),
+				't', "does not exist for others, round $round");
+		}
+		$_->terminate foreach $a, $b, $c;
+	}
+}
+
 note 'what the server refuses';
 foreach my $case (
 	[ 'an unknown setting',   qr/42704/, options  => '-c no_such_setting=1' ],
