@@ -55,6 +55,9 @@
 #include "shared_state.h"
 #include "slot.h"
 
+/* How long debug_always_switch holds a client back for another slot. */
+#define HOLD_MS 100
+
 /* Which of two idle slots comes first? */
 typedef bool (*PwIdleOrder) (const PwShmSlot *slot, const PwShmSlot *other);
 
@@ -88,6 +91,7 @@ static int	take_held_client(PwPool *pool);
 static bool client_has_left(int client);
 static void assign(int slot, int client);
 static bool assign_elsewhere(PwPool *pool, int slot, int client);
+static void end_hold(void *arg);
 static bool another_slot_will_idle(PwPool *pool, int slot);
 static bool has_idle_slot(PwPool *pool);
 static void set_watched(PwPool *pool, bool watched);
@@ -461,6 +465,7 @@ pw_pool_drop(PwPool *pool)
 	pw_watch_remove(&pool->watch);
 	pw_timer_disarm(&pool->retry);
 	pw_timer_disarm(&pool->growth);
+	pw_timer_disarm(&pool->hold);
 	close(pool->epfd);
 	ReleaseExternalFD();
 	pool->epfd = -1;
@@ -500,6 +505,7 @@ pool_ready(void *arg, int ready)
 static void
 pool_failed(void *arg)
 {
+	((PwPool *) arg)->hold_over = false;
 }
 
 /*
@@ -780,8 +786,10 @@ pw_pool_release(int slot)
 
 /*
  * Under debug_always_switch: give the client to any slot but the last one it
- * had.  If there is none, hold the client until another one is idle; false
- * then.
+ * had.  If there is none, hold the client until there is; false then.
+ *
+ * Not for ever, because what the other slots do may not end before this client
+ * has been served: wait for a lock of its own, or for its cancel request.
  */
 static bool
 assign_elsewhere(PwPool *pool, int slot, int client)
@@ -807,19 +815,41 @@ assign_elsewhere(PwPool *pool, int slot, int client)
 	pool->held = lappend_int(pool->held, client);
 	MemoryContextSwitchTo(oldcontext);
 	pw_pool_want_slot(pool);
+	if (pool->hold.expires_at == 0)
+		pw_timer_arm(&pool->hold, TimestampTzPlusMilliseconds(pw_loop_now(), HOLD_MS),
+					 end_hold, pool_failed, pool);
+
+	/* clear the flag first, then look again: see the file header */
 	set_watched(pool, false);
-	return false;
+	return find_idle_slot(pool, slot, is_better_idle) != PW_NONE ||
+		!another_slot_will_idle(pool, slot);
 }
 
-/* Will a slot other than this one come free by itself, or could it? */
+/*
+ * Timer callback: do not wait for busy slots any longer.
+ */
+static void
+end_hold(void *arg)
+{
+	PwPool	   *pool = (PwPool *) arg;
+
+	pool->hold_over = true;
+	pw_pool_dispatch(pool);
+	pool->hold_over = false;
+}
+
+/*
+ * Will a slot other than this one come free by itself, or could it?
+ */
 static bool
 another_slot_will_idle(PwPool *pool, int slot)
 {
 	int			index = pool->shared - PwPools;
+	PwSlotActivity last = pool->hold_over ? PW_SLOT_CLAIMED : PW_SLOT_BUSY;
 
 	for (int i = 0; i < PwControl->max_slots; i++)
 		if (i != slot && PwSlots[i].pool == index &&
-			pg_atomic_read_u32(&PwSlots[i].activity) < PW_SLOT_PINNED)
+			pg_atomic_read_u32(&PwSlots[i].activity) <= last)
 			return true;
 	return pw_pool_can_grow(pool) || pool->growth.expires_at != 0;
 }

@@ -26,6 +26,8 @@ typedef struct PwPool
 	int			epfd;			/* the queue; -1 while not in use */
 	PwWatch		watch;			/* on epfd */
 	List	   *held;			/* clients debug_always_switch holds back */
+	PwTimer		hold;			/* armed while it does */
+	bool		hold_over;		/* busy slots have had enough time */
 	TimestampTz last_used_at;
 
 	/* pool_size.c's */

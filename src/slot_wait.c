@@ -52,6 +52,7 @@
 #include "attachment.h"
 #include "descriptors.h"
 #include "identity.h"
+#include "settings.h"
 #include "shared_state.h"
 #include "slot_self.h"
 #include "slot_wait.h"
@@ -172,8 +173,10 @@ declare(PwSlotActivity activity, PwPinReason reason)
 		get_timeout_active(IDLE_SESSION_TIMEOUT))
 		disable_timeout(IDLE_SESSION_TIMEOUT, false);
 
+	/* under debug_always_switch the worker may count on us to be idle soon */
 	(void) pg_atomic_exchange_u32(&PwSelf.slot->activity, activity);
-	if (activity == PW_SLOT_IDLE && pg_atomic_read_u32(&PwSelf.pool->watched) == 0)
+	if ((activity == PW_SLOT_IDLE || pw_debug_always_switch) &&
+		pg_atomic_read_u32(&PwSelf.pool->watched) == 0)
 	{
 		pg_atomic_write_u32(&PwSelf.pool->poked, 1);
 		pw_wake_worker();

@@ -183,6 +183,22 @@ note 'debug_always_switch';
 		$client->val('COMMIT');
 		$client->terminate;
 	}
+
+	# all slots but one are busy, and not before this client is served they end
+	my $direct  = $node->direct;
+	my @waiting = map { $node->client(user => 'switched') } 1, 2;
+	my $client  = $node->client(user => 'switched');
+
+	$direct->val('SELECT pg_advisory_lock(1)');
+	$_->send(query('SELECT pg_advisory_xact_lock_shared(1)'))
+	  foreach @waiting;
+	$node->soon(q{SELECT count(*) FROM pg_locks WHERE NOT granted},
+		2, 'two of three slots are busy');
+	is($client->val("SELECT $_"), $_, 'the third one serves for two')
+	  foreach 1, 2;
+	$direct->terminate;
+	$_->answer foreach @waiting;
+	$_->terminate foreach @waiting, $client;
 	$node->set('pool_worker.debug_always_switch' => undef);
 }
 
