@@ -67,7 +67,8 @@ as_user()
 
     shift
     for name in TERM CC COPT WERROR PG_CONFIG TESTS ONLY JOBS PROVE_FLAGS \
-        PG_TEST_NOCLEAN PG_TEST_TIMEOUT_DEFAULT POOL_WORKER_TEST_TIMEOUT; do
+        PG_TEST_NOCLEAN PG_TEST_TIMEOUT_DEFAULT POOL_WORKER_TEST_TIMEOUT \
+        POOL_WORKER_REQUIRE_DRIVERS; do
         [ -z "${!name:-}" ] || keep+=("$name=${!name}")
     done
 
