@@ -24,6 +24,7 @@ OBJS = \
 	src/listen.o \
 	src/lost_client.o \
 	src/metrics.o \
+	src/opaque_state.o \
 	src/pool.o \
 	src/pool_changes.o \
 	src/pool_size.o \

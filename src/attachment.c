@@ -154,6 +154,12 @@ open_session(int client)
 	MemoryContext oldcontext = CurrentMemoryContext;
 	ErrorData  *volatile error = NULL;
 
+	if (!pw_session_can_enter(shared))
+	{
+		pw_park_client(EPOLLOUT);
+		pw_retire();
+	}
+
 	PwSelf.discarding = true;
 	PG_TRY();
 	{

@@ -145,6 +145,9 @@ pw_placeholder_hide(struct config_generic *setting)
 	entry->original = setting->name;
 	entry->name = pstrdup(setting->name);
 	pw_guc_hide(setting, HIDDEN_MARK);
+
+	/* a library that reserves the prefix would warn of it */
+	setting->flags &= ~GUC_CUSTOM_PLACEHOLDER;
 	hidden = lappend(hidden, entry);
 	MemoryContextSwitchTo(oldcontext);
 }
@@ -162,6 +165,7 @@ pw_placeholder_show(const char *name)
 		if (entry->setting != setting)
 			continue;
 		pw_guc_unhide(entry->setting, entry->original, entry->name);
+		entry->setting->flags |= GUC_CUSTOM_PLACEHOLDER;
 		hidden = foreach_delete_current(hidden, cell);
 		pfree(entry->name);
 		pfree(entry);

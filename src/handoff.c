@@ -413,6 +413,7 @@ note_message(char type, const char *data)
 			break;
 		case '3':				/* CloseComplete */
 			pw_statements_removed();
+			pw_session_closed();
 			break;
 		default:
 			break;
@@ -451,7 +452,7 @@ finish_injection(void)
 	if (!pw_is_injecting())
 		return false;
 	pw_injection_finish();
-	pw_unnamed_settled();
+	pw_unnamed_settle();
 	PwSelf.discarding = false;
 	MyProcPort->sock = PwControl->fd_base + PwSelf.client;
 	return true;

@@ -13,12 +13,6 @@
 #include "lib/stringinfo.h"
 
 /*
- * What can be injected at once, in bytes: a socket's buffer must hold it,
- * together with what the backend has read of the client's messages.
- */
-#define PW_INJECTION_LIMIT (64 * 1024)
-
-/*
  * Let PostgresMain() read these messages, which must end with Sync, and then
  * what it has read of the client's already.  Returns the descriptor to read
  * from.

@@ -25,8 +25,9 @@
  * that nobody can reach.  Mostly that does not matter: the next client begins
  * with a simple query, which drops it, or with a Parse that replaces it.  For
  * a client that begins with anything else PostgresMain() reads messages of our
- * own first (injection.c): a Parse, if the client had an unnamed statement
- * where it comes from, or a Close.
+ * own first (injection.c): a Close, or, if the client had an unnamed statement
+ * where it comes from, a Parse of an empty text, of whose plan source we then
+ * make that statement.
  *
  *-------------------------------------------------------------------------
  */
@@ -34,9 +35,6 @@
 
 #include "commands/prepare.h"
 #include "common/hashfn.h"
-#include "libpq/pqformat.h"
-#include "mb/pg_wchar.h"
-#include "port/pg_bswap.h"
 #include "utils/memutils.h"
 
 #include "core_tables.h"
@@ -84,8 +82,7 @@ static bool plans_used = false;
 
 /*
  * The unnamed statement in this backend: its plan source, NULL if there is
- * none, and as bytes that can be saved: the body of its Parse message behind
- * the name, with the text in the server's encoding.
+ * none, and its definition, to be saved.
  */
 static CachedPlanSource *unnamed_source = NULL;
 static MemoryContextCallback unnamed_dropped;
@@ -99,6 +96,9 @@ static bool unnamed_is_noted = true;	/* the bytes are those of the source */
 static bool unnamed_is_own = true;
 static StringInfoData wanted_unnamed;
 static bool unnamed_changed = false;
+
+/* Messages of our own are on their way to set that right. */
+static bool unnamed_expected = false;
 
 static void note_unnamed(CachedPlanSource *source);
 static void forget_unnamed(void *arg);
@@ -384,7 +384,7 @@ note_unnamed(CachedPlanSource *source)
 {
 	unnamed_source = source;
 	unnamed_is_noted = false;
-	unnamed_is_own = unnamed_changed = true;
+	unnamed_is_own = unnamed_changed = !unnamed_expected;
 	MemoryContextRegisterResetCallback(source->context, &unnamed_dropped);
 }
 
@@ -397,7 +397,7 @@ forget_unnamed(void *arg)
 {
 	unnamed_source = NULL;
 	unnamed_is_noted = false;
-	unnamed_is_own = unnamed_changed = true;
+	unnamed_is_own = unnamed_changed = !unnamed_expected;
 }
 
 bool
@@ -432,11 +432,7 @@ describe_unnamed(void)
 	unnamed_is_noted = true;
 	if (unnamed_source == NULL)
 		return;
-	appendStringInfoString(&unnamed, unnamed_source->query_string);
-	appendStringInfoChar(&unnamed, '\0');
-	pq_sendint16(&unnamed, unnamed_source->num_params);
-	for (int i = 0; i < unnamed_source->num_params; i++)
-		pq_sendint32(&unnamed, unnamed_source->param_types[i]);
+	pw_plan_source_describe(&unnamed, unnamed_source);
 }
 
 void
@@ -464,27 +460,24 @@ pw_unnamed_message(StringInfo messages)
 {
 	if (unnamed_is_own || (wanted_unnamed.len == 0 && unnamed_source == NULL))
 		return false;
-
+	unnamed_expected = true;
 	if (wanted_unnamed.len == 0)
 		pw_build_close_unnamed(messages);
 	else
-	{
-		size_t		text_len = strlen(wanted_unnamed.data) + 1;
-		char	   *text = pg_server_to_client(wanted_unnamed.data, text_len - 1);
-
-		pw_build_parse_unnamed(messages, text, wanted_unnamed.data + text_len,
-							   wanted_unnamed.len - text_len);
-	}
+		pw_build_parse_unnamed(messages);
 	pw_build_sync(messages);
 	return true;
 }
 
-/*
- * If the statement could not be parsed again, the client has lost it.
- */
 void
-pw_unnamed_settled(void)
+pw_unnamed_settle(void)
 {
-	if (!unnamed_is_own)
-		forget_unnamed(NULL);
+	unnamed_expected = false;
+	if (wanted_unnamed.len > 0 && unnamed_source != NULL)
+	{
+		pw_plan_source_become(unnamed_source, (const PwDefinition *) wanted_unnamed.data);
+		unnamed_is_noted = false;
+	}
+	unnamed_is_own = true;
+	unnamed_changed = false;
 }

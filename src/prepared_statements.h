@@ -34,9 +34,9 @@ extern void pw_statements_capture(StringInfo part);
 extern void pw_statements_apply(const char *part, size_t len);
 
 /*
- * The unnamed statement.  PostgreSQL lets nobody put one in its place, so it
- * is not applied: pw_unnamed_message() builds what PostgresMain() is to read
- * before the client's own command.
+ * The unnamed statement, as a part too.  PostgreSQL lets nobody put one in its
+ * place, so apply only notes what is wanted: pw_unnamed_message() builds what
+ * PostgresMain() is to read before the client's own command.
  */
 extern bool pw_unnamed_changed(void);
 extern void pw_unnamed_capture(StringInfo part);
@@ -47,10 +47,10 @@ extern void pw_unnamed_void(void);
 
 /*
  * If the unnamed statement in this backend is not the client's, append the
- * messages that make it so (a Parse or a Close, and a Sync) and return true.
- * To be told when they have been carried out, well or not.
+ * messages by which it can be made so, and return true.  When they have been
+ * carried out, settle makes it so.
  */
 extern bool pw_unnamed_message(StringInfo messages);
-extern void pw_unnamed_settled(void);
+extern void pw_unnamed_settle(void);
 
 #endif							/* PW_PREPARED_STATEMENTS_H */

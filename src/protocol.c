@@ -284,14 +284,13 @@ pw_build_ready(StringInfo out, char status)
 }
 
 void
-pw_build_parse_unnamed(StringInfo out, const char *text,
-					   const char *types, size_t types_len)
+pw_build_parse_unnamed(StringInfo out)
 {
 	int			start = message_begin(out, 'P');
 
 	append_string(out, "");
-	append_string(out, text);
-	appendBinaryStringInfo(out, types, types_len);
+	append_string(out, "");
+	appendBinaryStringInfo(out, "\0\0", 2);
 	message_end(out, start);
 }
 

@@ -141,11 +141,10 @@ extern void pw_build_backend_key(StringInfo out, int32 pid, int32 key);
 extern void pw_build_ready(StringInfo out, char status);
 
 /*
- * Messages of a client: Parse of the unnamed statement, where "types" are the
- * "types_len" bytes behind the text; Close of the unnamed statement; Sync.
+ * Messages of a client: Parse of an empty text as the unnamed statement, Close
+ * of the unnamed statement, Sync.
  */
-extern void pw_build_parse_unnamed(StringInfo out, const char *text,
-								   const char *types, size_t types_len);
+extern void pw_build_parse_unnamed(StringInfo out);
 extern void pw_build_close_unnamed(StringInfo out);
 extern void pw_build_sync(StringInfo out);
 

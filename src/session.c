@@ -21,7 +21,6 @@
 #include "utils/dsa.h"
 #include "utils/memutils.h"
 
-#include "injection.h"
 #include "prepared_statements.h"
 #include "session.h"
 #include "session_libraries.h"
@@ -39,7 +38,10 @@ typedef struct PwSessionPart
 	void		(*apply) (const char *part, size_t len);
 } PwSessionPart;
 
-/* In the order in which they are applied: settings may be a library's. */
+/*
+ * In the order in which they are applied: settings may be a library's.  The
+ * libraries must be the first, see pw_session_can_enter().
+ */
 static const PwSessionPart session_parts[] = {
 	{pw_libraries_init, pw_libraries_changed, pw_libraries_capture, pw_libraries_apply},
 	{pw_settings_init, pw_settings_changed, pw_settings_capture, pw_settings_apply},
@@ -70,7 +72,6 @@ static bool too_large = false;
 
 static bool has_changed(void);
 static bool capture_all(void);
-static bool fits(void);
 static bool store(PwShmClient *client, const char *bytes, size_t len);
 static void apply_all(const char *bytes);
 static void apply_nothing(void);
@@ -94,7 +95,7 @@ pw_session_save(PwShmClient *client)
 	if (!has_changed())
 		return !too_large;
 	in_use = capture_all();
-	too_large = in_use && !fits();
+	too_large = in_use && scratch.len > pw_max_session_size * (Size) 1024;
 	if (!too_large)
 		too_large = !store(client, scratch.data, in_use ? scratch.len : 0);
 	return !too_large;
@@ -137,19 +138,6 @@ capture_all(void)
 }
 
 /*
- * May what is in "scratch" be saved?  An unnamed statement must also fit into
- * a message to ourselves.
- */
-static bool
-fits(void)
-{
-	const PwSavedSession *header = (const PwSavedSession *) scratch.data;
-
-	return scratch.len <= pw_max_session_size * (Size) 1024 &&
-		header->part_len[NPARTS - 1] <= PW_INJECTION_LIMIT;
-}
-
-/*
  * Write a saved session to where the client's is, with some room to grow.
  * False if there is no memory.
  */
@@ -173,6 +161,18 @@ store(PwShmClient *client, const char *bytes, size_t len)
 		memcpy(dsa_get_address(area, client->session), bytes, len);
 	client->session_len = len;
 	return true;
+}
+
+bool
+pw_session_can_enter(PwShmClient *client)
+{
+	const char *bytes;
+
+	if (client->session_len == 0)
+		return !pw_libraries_are_foreign("", 0);
+	bytes = dsa_get_address(pw_shared_area(), client->session);
+	return !pw_libraries_are_foreign(bytes + SAVED_HEADER_SIZE,
+									 ((const PwSavedSession *) bytes)->part_len[0]);
 }
 
 void
@@ -222,7 +222,7 @@ apply_nothing(void)
 bool
 pw_session_clean(void)
 {
-	if (!pw_session_state_clean())
+	if (!pw_session_state_clean() || pw_libraries_are_foreign("", 0))
 		return false;
 	apply_nothing();
 	return true;

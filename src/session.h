@@ -24,6 +24,12 @@ extern void pw_session_init(void);
 extern bool pw_session_save(PwShmClient *client);
 
 /*
+ * May a client see what cannot be removed from this backend?  If not, the
+ * client needs another slot, and this one must end.
+ */
+extern bool pw_session_can_enter(PwShmClient *client);
+
+/*
  * Make this backend's session that of a client: startup settings, and what
  * pw_session_save() has saved.  Costs nothing if it is that already.  Raises
  * an error if something is no longer valid; the next call then starts from

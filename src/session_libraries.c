@@ -5,9 +5,11 @@
  *
  * Runs in: slots.
  *
- * A library is never unloaded.  So a slot has the libraries of every client
- * that it has served, those of LOAD as well as those of functions in C; the
- * settings of a library are taken back with the session, its code stays.
+ * A library is never unloaded, and what it does can be seen: its settings
+ * exist, and it may have hooks.  So a slot into which a client has loaded one
+ * serves only clients with the same, and ends when another one is to come.
+ * That is about LOAD; those that belong to functions in C come into any session
+ * by themselves.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,7 +29,7 @@ static bool changed = false;
 static List *loaded = NIL;
 
 static void load(const char *filename);
-static bool contains(const char *filename);
+static bool contains(const char *names, size_t len, const char *filename);
 static bool is_loaded(const char *filename);
 static void remember(const char *filename);
 
@@ -41,7 +43,7 @@ void
 pw_library_loaded(const char *filename)
 {
 	remember(filename);
-	if (contains(filename))
+	if (contains(libraries.data, libraries.len, filename))
 		return;
 	appendBinaryStringInfo(&libraries, filename, strlen(filename) + 1);
 	changed = true;
@@ -86,11 +88,21 @@ load(const char *filename)
 	remember(filename);
 }
 
-static bool
-contains(const char *filename)
+bool
+pw_libraries_are_foreign(const char *part, size_t len)
 {
-	for (const char *name = libraries.data; name < libraries.data + libraries.len;
-		 name += strlen(name) + 1)
+	ListCell   *cell;
+
+	foreach(cell, loaded)
+		if (!contains(part, len, lfirst(cell)))
+		return true;
+	return false;
+}
+
+static bool
+contains(const char *names, size_t len, const char *filename)
+{
+	for (const char *name = names; name < names + len; name += strlen(name) + 1)
 		if (strcmp(name, filename) == 0)
 			return true;
 	return false;

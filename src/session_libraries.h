@@ -26,4 +26,10 @@ extern bool pw_libraries_changed(void);
 extern void pw_libraries_capture(StringInfo part);
 extern void pw_libraries_apply(const char *part, size_t len);
 
+/*
+ * Has anybody loaded a library into this backend that is not in the part?
+ * Then its client must not see it.
+ */
+extern bool pw_libraries_are_foreign(const char *part, size_t len);
+
 #endif							/* PW_SESSION_LIBRARIES_H */

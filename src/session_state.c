@@ -63,6 +63,7 @@
 #include "utils/syscache.h"
 
 #include "compat.h"
+#include "opaque_state.h"
 #include "prepared_statements.h"
 #include "session_libraries.h"
 #include "session_sequences.h"
@@ -103,14 +104,14 @@ static void note_utility(Node *statement);
 static void note_utility_done(Node *statement);
 static void note_discard(DiscardStmt *discard);
 static bool leaves_nothing(Node *statement);
-static void note_triggers(Oid relid);
+static void note_target(Oid relid);
+static void note_foreign_tables(List *rtable);
 static bool draws_next_value(Plan *plan);
 static bool list_draws_next_value(List *plans);
 static bool find_next_value(Node *node, void *context);
 static void note_copy(CopyStmt *copy);
 static bool adds_identity(AlterTableStmt *alter);
 static void note_function(Oid function);
-static bool leaves_invisible_state(Oid function);
 static PwPinReason look(void);
 static bool has_locked_sequences(void);
 static bool has_temporary_objects(void);
@@ -219,6 +220,13 @@ assign_seed(double newval, void *extra)
 		prev_assign_seed(newval, extra);
 }
 
+void
+pw_session_closed(void)
+{
+	if (current_reason != PW_PIN_NONE)
+		touched = true;
+}
+
 PwPinReason
 pw_session_pin_reason(void)
 {
@@ -313,6 +321,8 @@ note_utility(Node *statement)
 		return;
 	touched = true;
 	pw_settings_touch();
+	if (pw_utility_is_opaque(statement))
+		other_state = true;
 	switch (nodeTag(statement))
 	{
 		case T_AlterTableStmt:
@@ -320,7 +330,6 @@ note_utility(Node *statement)
 				pw_sequences_touch();
 			break;
 		case T_AlterSeqStmt:
-		case T_DropStmt:
 			pw_sequences_touch();
 			break;
 		case T_DiscardStmt:
@@ -349,6 +358,8 @@ note_utility_done(Node *statement)
 			pw_statements_removed();
 			break;
 		case T_ExecuteStmt:
+		case T_ExplainStmt:
+		case T_CreateTableAsStmt:
 			pw_statements_used();
 			break;
 		case T_DiscardStmt:
@@ -406,10 +417,11 @@ watch_executor_start(QueryDesc *queryDesc, int eflags)
 	else
 		standard_ExecutorStart(queryDesc, eflags);
 
+	note_foreign_tables(statement->rtable);
 	if (statement->resultRelations == NIL)
 		return;
 	foreach(cell, statement->resultRelations)
-		note_triggers(rt_fetch(lfirst_int(cell), statement->rtable)->relid);
+		note_target(rt_fetch(lfirst_int(cell), statement->rtable)->relid);
 	if (draws_next_value(statement->planTree) || list_draws_next_value(statement->subplans))
 	{
 		pw_sequences_touch();
@@ -418,7 +430,7 @@ watch_executor_start(QueryDesc *queryDesc, int eflags)
 }
 
 static void
-note_triggers(Oid relid)
+note_target(Oid relid)
 {
 	Relation	relation = RelationIdGetRelation(relid);
 
@@ -428,8 +440,26 @@ note_triggers(Oid relid)
 	{
 		pw_settings_touch();
 		touched = true;
+		for (int i = 0; i < relation->trigdesc->numtriggers; i++)
+			note_function(relation->trigdesc->triggers[i].tgfoid);
 	}
 	RelationClose(relation);
+}
+
+/* Modules for foreign tables keep connections. */
+static void
+note_foreign_tables(List *rtable)
+{
+	ListCell   *cell;
+
+	foreach(cell, rtable)
+	{
+		RangeTblEntry *entry = lfirst_node(RangeTblEntry, cell);
+
+		if (entry->rtekind == RTE_RELATION && entry->relkind == RELKIND_FOREIGN_TABLE &&
+			pw_foreign_table_is_opaque(entry->relid))
+			other_state = touched = true;
+	}
 }
 
 /*
@@ -547,9 +577,11 @@ note_function(Oid function)
 	{
 		touched = true;
 		pw_settings_touch();
-		if (leaves_invisible_state(function))
+		if (pw_function_is_opaque(function))
 			other_state = true;
-		return;
+
+		/* another name for a built-in one? */
+		function = pw_function_behind(function);
 	}
 	for (int i = 0; i < lengthof(stateful_functions); i++)
 	{
@@ -561,29 +593,6 @@ note_function(Oid function)
 		if (stateful_functions[i].flag != NULL)
 			*stateful_functions[i].flag = true;
 	}
-}
-
-/*
- * Might this function leave something that we cannot look at?  The languages
- * that have global variables do, and dblink keeps connections by name.
- */
-static bool
-leaves_invisible_state(Oid function)
-{
-	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
-	Form_pg_proc proc;
-	bool		result;
-
-	if (!HeapTupleIsValid(tuple))
-		return false;
-	proc = (Form_pg_proc) GETSTRUCT(tuple);
-	if (proc->prolang == ClanguageId)
-		result = strncmp(NameStr(proc->proname), "dblink_connect", strlen("dblink_connect")) == 0;
-	else
-		result = proc->prolang != INTERNALlanguageId && proc->prolang != SQLlanguageId &&
-			proc->prolang != get_language_oid("plpgsql", true);
-	ReleaseSysCache(tuple);
-	return result;
 }
 
 /*

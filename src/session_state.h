@@ -22,6 +22,9 @@ extern void pw_session_state_init(void);
  */
 extern PwPinReason pw_session_pin_reason(void);
 
+/* A Close message has been carried out: maybe the state was a cursor. */
+extern void pw_session_closed(void);
+
 /*
  * The client has left, and no transaction is open: remove such state.  False
  * if that is not possible, and the backend must not serve anybody else.

@@ -145,7 +145,9 @@ static PwPlan *enter(CachedPlanSource *source, PwDefinition *definition, uint64 
 static void forget_dropped(void *arg);
 static void forget_planned(PwPlan *plan);
 static void drop_plan(PwPlan *plan);
-static PwDefinition *define(CachedPlanSource *source, bool from_sql);
+static void drop_analysis(CachedPlanSource *source);
+static size_t definition_size(CachedPlanSource *source);
+static void define(PwDefinition *definition, CachedPlanSource *source);
 static void define_columns(PwColumn *columns, TupleDesc result);
 static uint64 environment_hash(void);
 static PwPlan *find_free(const PwDefinition *definition, uint64 hash);
@@ -201,11 +203,19 @@ pw_newest_plan_source(void)
 PwPlan *
 pw_plan_enter(CachedPlanSource *source, bool from_sql)
 {
-	PwDefinition *definition = define(source, from_sql);
-	PwPlan	   *plan = enter(source, definition,
-							 hash_bytes_extended((unsigned char *) definition,
-												 definition->size, 0));
+	PwDefinition *definition = MemoryContextAllocZero(source->context, definition_size(source));
+	PwPlan	   *plan;
 
+	define(definition, source);
+	definition->role = GetUserId();
+	definition->environment = environment_hash();
+	if (from_sql)
+	{
+		definition->location = source->raw_parse_tree->stmt_location;
+		definition->length = source->raw_parse_tree->stmt_len;
+	}
+	plan = enter(source, definition,
+				 hash_bytes_extended((unsigned char *) definition, definition->size, 0));
 	plan->taken = true;
 	pw_plan_used(plan);
 	return plan;
@@ -286,30 +296,27 @@ pw_plan_of(CachedPlanSource *source)
 	return pointer == NULL ? NULL : pointer->plan;
 }
 
+static size_t
+definition_size(CachedPlanSource *source)
+{
+	return sizeof(PwDefinition) + sizeof(Oid) * source->num_params +
+		sizeof(PwColumn) * (source->resultDesc == NULL ? 0 : source->resultDesc->natts) +
+		strlen(source->query_string) + 1;
+}
+
 /*
- * Write down what a plan source is, in its own memory context.
+ * Write down what a plan source is, into definition_size() bytes of zeros; all
+ * but where it comes from and what was in force then.
  */
-static PwDefinition *
-define(CachedPlanSource *source, bool from_sql)
+static void
+define(PwDefinition *definition, CachedPlanSource *source)
 {
 	TupleDesc	result = source->resultDesc;
-	int			ncolumns = result == NULL ? 0 : result->natts;
-	size_t		text_len = strlen(source->query_string) + 1;
-	size_t		size = sizeof(PwDefinition) + sizeof(Oid) * source->num_params +
-	sizeof(PwColumn) * ncolumns + text_len;
-	PwDefinition *definition = MemoryContextAllocZero(source->context, size);
 
-	definition->size = size;
-	definition->role = GetUserId();
-	definition->environment = environment_hash();
+	definition->size = definition_size(source);
 	definition->location = -1;
-	if (from_sql)
-	{
-		definition->location = source->raw_parse_tree->stmt_location;
-		definition->length = source->raw_parse_tree->stmt_len;
-	}
 	definition->nparams = source->num_params;
-	definition->ncolumns = result == NULL ? -1 : ncolumns;
+	definition->ncolumns = result == NULL ? -1 : result->natts;
 	definition->cursor_options = source->cursor_options;
 	definition->standard_strings = standard_conforming_strings;
 	definition->backslash_quote = backslash_quote;
@@ -318,8 +325,7 @@ define(CachedPlanSource *source, bool from_sql)
 			   sizeof(Oid) * source->num_params);
 	if (result != NULL)
 		define_columns(definition_columns(definition), result);
-	memcpy(definition_text(definition), source->query_string, text_len);
-	return definition;
+	strcpy(definition_text(definition), source->query_string);
 }
 
 static void
@@ -409,12 +415,24 @@ find_free(const PwDefinition *definition, uint64 hash)
 static CachedPlanSource *
 rebuild(const PwDefinition *definition)
 {
-	const char *text = definition_text(definition);
-	RawStmt    *parsed = parse_text(definition, text);
-	CachedPlanSource *source = CreateCachedPlan(parsed, text, parsed == NULL ?
-												CMDTAG_UNKNOWN : CreateCommandTag(parsed->stmt));
+	CachedPlanSource *source = CreateCachedPlan(NULL, "", CMDTAG_UNKNOWN);
+
+	source->is_complete = true;
+	pw_plan_source_become(source, definition);
+	return source;
+}
+
+void
+pw_plan_source_become(CachedPlanSource *source, const PwDefinition *definition)
+{
+	RawStmt    *parsed = parse_text(definition, definition_text(definition));
 	MemoryContext oldcontext = MemoryContextSwitchTo(source->context);
 
+	drop_analysis(source);
+	source->raw_parse_tree = copyObject(parsed);
+	source->query_string = pstrdup(definition_text(definition));
+	MemoryContextSetIdentifier(source->context, source->query_string);
+	source->commandTag = parsed == NULL ? CMDTAG_UNKNOWN : CreateCommandTag(parsed->stmt);
 	source->num_params = definition->nparams;
 	if (definition->nparams > 0)
 	{
@@ -425,11 +443,20 @@ rebuild(const PwDefinition *definition)
 	source->cursor_options = definition->cursor_options;
 	source->fixed_result = result_is_fixed(definition);
 	source->resultDesc = rebuild_result(definition);
-	source->is_complete = true;
 	if (parsed == NULL || !pw_plan_can_be_invalid(parsed))
 		complete_utility(source);
 	MemoryContextSwitchTo(oldcontext);
-	return source;
+}
+
+void
+pw_plan_source_describe(StringInfo out, CachedPlanSource *source)
+{
+	size_t		size = definition_size(source);
+
+	enlargeStringInfo(out, size);
+	memset(out->data + out->len, 0, size);
+	define((PwDefinition *) (out->data + out->len), source);
+	out->len += size;
 }
 
 /*
@@ -636,8 +663,13 @@ drop_plan(PwPlan *plan)
 	CachedPlanSource *source = plan->source;
 
 	forget_planned(plan);
-	if (source->raw_parse_tree == NULL || !pw_plan_can_be_invalid(source->raw_parse_tree))
-		return;
+	if (source->raw_parse_tree != NULL && pw_plan_can_be_invalid(source->raw_parse_tree))
+		drop_analysis(source);
+}
+
+static void
+drop_analysis(CachedPlanSource *source)
+{
 	source->is_valid = false;
 	if (source->gplan != NULL)
 	{

@@ -10,6 +10,7 @@
 #ifndef PW_STATEMENT_CACHE_H
 #define PW_STATEMENT_CACHE_H
 
+#include "lib/stringinfo.h"
 #include "utils/plancache.h"
 
 /*
@@ -72,6 +73,14 @@ extern PwPlan *pw_plan_take(const PwDefinition *definition, uint64 hash);
 
 /* The client that had it under a name is no longer here. */
 extern void pw_plan_release(PwPlan *plan);
+
+/*
+ * For the unnamed statement, which is not in the cache: append its definition,
+ * which is then aligned if "out" was; and make another plan source the same,
+ * to be analyzed when it is first used.
+ */
+extern void pw_plan_source_describe(StringInfo out, CachedPlanSource *source);
+extern void pw_plan_source_become(CachedPlanSource *source, const PwDefinition *definition);
 
 extern CachedPlanSource *pw_plan_source(PwPlan *plan);
 extern const PwDefinition *pw_plan_definition(PwPlan *plan);
