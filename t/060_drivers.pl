@@ -15,7 +15,7 @@
 #
 #   DRIVER_CLIENTS      how many clients there are at once in "interleaved"
 #   DRIVER_ROUNDS       how many transactions each of them makes
-#   DRIVER_SWITCHES     1: a client must have been served by several backends
+#   DRIVER_SWITCHES     1: clients must be seen on more than one backend
 #   DRIVER_TIMEOUT      seconds that it may wait for something
 #
 # and prints TAP, one line for each fact, named "scenario: fact".  How many
@@ -95,6 +95,8 @@ my @scenarios = (
 # Facts that were found true, by driver and scenario.
 my %facts;
 
+# many programs
+$PoolWorker::file_timeout *= 2;
 my $node = PoolWorker->new('main')->setup(
 	conf => "pool_worker.pool_size = $slots",
 	hba  =>
@@ -108,14 +110,14 @@ my $node = PoolWorker->new('main')->setup(
 	GRANT ALL ON item TO drivers;}
 );
 
-# What a command prints.  It may take long on a busy machine.
+# What a command prints.  A virtual machine may take long to start on a busy one.
 sub output_of
 {
 	my (@command) = @_;
 	my ($out, $err) = ('', '');
 	my $ok = eval {
 		IPC::Run::run(\@command, '<', \undef, '>', \$out, '2>', \$err,
-			IPC::Run::timeout(3 * $PoolWorker::timeout));
+			IPC::Run::timeout(5 * $PoolWorker::timeout));
 	};
 
 	$err .= $@ if $@;

@@ -62,10 +62,10 @@ def fails(fact, error, function, *args, **kwargs):
         true(f"{fact}: no error", False)
 
 
-def moved(fact, backends):
-    """These are the backends that have served a client that should have moved."""
+def moved(fact, *clients):
+    """At least one client, each given as a list of backends, has had several."""
     if SWITCHES:
-        true(fact, len(set(backends)) > 1)
+        true(fact, any(len(set(backends)) > 1 for backends in clients))
 
 
 def until(function):

@@ -302,8 +302,8 @@ async def interleaved():
     rounds = [await asyncio.gather(*(client.transaction() for client in clients))
               for _ in range(ROUNDS)]
     same("each client finds its own session", rounds, [[True] * CLIENTS] * ROUNDS)
+    moved("sessions have moved", *(client.backends for client in clients))
     for client in clients:
-        moved("the session has moved", client.backends)
         await client.connection.close()
 
 

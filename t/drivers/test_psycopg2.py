@@ -279,8 +279,8 @@ def interleaved():
         clients = list(threads.map(Client, range(CLIENTS)))
         rounds = [list(threads.map(Client.transaction, clients)) for _ in range(ROUNDS)]
         same("each client finds its own session", rounds, [[True] * CLIENTS] * ROUNDS)
+        moved("sessions have moved", *(client.backends for client in clients))
         for client in clients:
-            moved("the session has moved", client.backends)
             client.connection.close()
 
 
