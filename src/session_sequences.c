@@ -42,7 +42,7 @@ typedef struct PwSequence
 	bool		last_valid;		/* is there a last value? */
 	int64		last;			/* returned by nextval() */
 	int64		cached;			/* drawn ahead up to here */
-	int64		increment;		/* 0 before the first nextval() */
+	int64		increment;		/* undefined before the first nextval() */
 } PwSequence;
 
 /* The part: this, and then that many sequences. */
@@ -63,7 +63,6 @@ static PwSequence *last_entry = NULL;
 static List *known_sequences(HTAB *table);
 static bool is_known(const PwSequence *entry);
 static bool find_last_entry(List *entries);
-static bool was_drawn(const PwSequence *entry);
 static bool lock_all(List *entries);
 static PwSequence *ask_lastval(List *entries);
 static int64 call_lastval(void);
@@ -141,38 +140,21 @@ is_known(const PwSequence *entry)
 }
 
 /*
- * Which entry does lastval() look at?  If only one sequence has been drawn
- * from, that one; else we have to ask.  False if we would have to wait.
+ * Which entry does lastval() look at?  False if we would have to wait.
  */
 static bool
 find_last_entry(List *entries)
 {
-	PwSequence *candidate = NULL;
-	int			candidates = 0;
-	ListCell   *cell;
+	PwSequence *found;
 
-	foreach(cell, entries)
-	{
-		if (!was_drawn(lfirst(cell)))
-			continue;
-		candidate = lfirst(cell);
-		candidates++;
-	}
-	if (candidates > 1)
-	{
-		if (!lock_all(entries))
-			return false;
-		candidate = ask_lastval(entries);
-	}
-	if (candidate != NULL)
-		last_entry = candidate;
+	if (entries == NIL)
+		return true;
+	if (!lock_all(entries))
+		return false;
+	found = ask_lastval(entries);
+	if (found != NULL)
+		last_entry = found;
 	return true;
-}
-
-static bool
-was_drawn(const PwSequence *entry)
-{
-	return entry->last_valid && entry->increment != 0;
 }
 
 /*
@@ -187,7 +169,7 @@ lock_all(List *entries)
 	{
 		PwSequence *entry = lfirst(cell);
 
-		if (was_drawn(entry) && exists(entry->relid) &&
+		if (exists(entry->relid) &&
 			!ConditionalLockRelationOid(entry->relid, RowExclusiveLock))
 			return false;
 	}
