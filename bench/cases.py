@@ -6,14 +6,19 @@ from dataclasses import dataclass
 from typing import Optional
 
 import postgres
+import scripts
 from systems import NAMES
 
 UNIX = "Throughput, Unix socket (transactions per second)"
 TCP = "Throughput, TCP (transactions per second)"
 RECONNECT = "A new connection for each transaction (transactions per second)"
 IDLE = "Idle clients beside busy ones, Unix socket (transactions per second)"
+PREPARED = "Prepared statements, pgbench -M prepared, Unix socket (transactions per second)"
+EXTENDED = "Extended protocol, pgbench -M extended, Unix socket (transactions per second)"
+SESSIONS = "Sessions with state of their own, Unix socket (transactions per second)"
 
 POOLERS = ("pool", "pgbouncer")
+WITH_SESSIONS = ("direct", "pool")      # PgBouncer has none in transaction mode
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,9 @@ class Case:
     systems: tuple = NAMES              # who takes part
     user: str = postgres.TRUSTED
     protocol: str = "simple"            # pgbench -M
-    script: Optional[str] = None        # a pgbench script beside this file, else -S
+    script: Optional[str] = None        # text of a pgbench script, else -S
+    own_pgbench: bool = False           # a pgbench for each client
+    own_names: bool = False             # and for each of them an application_name
     reconnect: bool = False             # pgbench -C
     idle_clients: int = 0               # held beside the load
     cpu: bool = False                   # CPU time per transaction is a result
@@ -73,4 +80,22 @@ CASES = (
     Case("idle-0", IDLE, "4 busy, none idle", "unix", 4, systems=POOLERS),
     Case("idle-5000", IDLE, "4 busy beside 5000 idle", "unix", 4, systems=POOLERS,
          idle_clients=5000),
+
+    Case("prepared-4", PREPARED, "4 clients, prepared", "unix", 4, protocol="prepared",
+         needs_prepared=True),
+    Case("prepared-64", PREPARED, "64 clients, prepared", "unix", 64,
+         protocol="prepared", needs_prepared=True, cpu=True),
+
+    Case("extended-4", EXTENDED, "4 clients, extended", "unix", 4, protocol="extended"),
+    Case("extended-64", EXTENDED, "64 clients, extended", "unix", 64,
+         protocol="extended", cpu=True),
+
+    Case("sessions-equal", SESSIONS, "64 clients, equal settings and 20 equal statements",
+         "unix", 64, systems=WITH_SESSIONS, script=scripts.sessions("7")),
+    Case("sessions-own", SESSIONS, "64 clients, each its own settings and 20 statements",
+         "unix", 64, systems=WITH_SESSIONS, script=scripts.sessions(":client_id")),
+    Case("startup-equal", SESSIONS, "64 clients, equal startup packets", "unix", 64,
+         own_pgbench=True, latency=False),
+    Case("startup-own", SESSIONS, "64 clients, each its own application_name", "unix", 64,
+         own_pgbench=True, own_names=True, latency=False),
 )

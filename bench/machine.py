@@ -26,7 +26,10 @@ def describe(systems, wanted, rounds, seconds):
         facts["pool_worker"] = ("NOT MEASURED, a second PgBouncer stands in for it"
                                 if is_stand_in else cluster.pool_version())
     if "pgbouncer" in wanted:
-        facts["PgBouncer"] = pgbouncer.version()
+        facts["PgBouncer"] = pgbouncer.version(pgbouncer.program())
+        if systems.for_prepared not in (None, systems.by_name["pgbouncer"]):
+            path = systems.for_prepared.pooler.path
+            facts["PgBouncer for prepared statements"] = pgbouncer.version(path)
     facts["server settings"] = ", ".join(
         f"{name} = {value}" for name, value in cluster.settings().items()
         if not name.endswith((".port", ".listen_addresses"))) + ", otherwise defaults"

@@ -1,4 +1,5 @@
-"""One run of pgbench: its arguments, and what its output and its log say."""
+"""One load: one pgbench, or one for each client.  Its arguments, and what its output
+and its log say."""
 
 import collections
 import glob
@@ -9,12 +10,11 @@ import commands
 import postgres
 
 PATIENCE = 60                   # seconds beyond a run's end: then clients hang
-HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 class Run:
-    """A pgbench that has been started; result() waits for it.  To be used in a with
-    statement, which leaves neither the process nor its log behind."""
+    """A load that has been started; result() waits for it.  To be used in a with
+    statement, which leaves neither processes nor files behind."""
 
     def __init__(self, case, system, seconds):
         self.case = case
@@ -22,9 +22,26 @@ class Run:
         self.clients = case.clients_of(system.name)
         self.folder = system.cluster.folder
         self.log_prefix = os.path.join(self.folder, "transactions")
-        self.process = commands.popen(
-            self.arguments(system), self.folder,
-            {"PGPASSWORD": system.cluster.password})
+        self.script = os.path.join(self.folder, "script.sql")
+        if case.script is not None:
+            with open(self.script, "w") as file:
+                file.write(case.script)
+            commands.give_to_server_user(self.script)
+        self.processes = []
+        try:
+            self.start(system)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def start(self, system):
+        """Start all there is."""
+        argv = self.arguments(system)
+        environment = {"PGPASSWORD": system.cluster.password}
+        for number in range(self.clients if self.case.own_pgbench else 1):
+            if self.case.own_names:
+                environment["PGAPPNAME"] = f"bench {number}"
+            self.processes.append(commands.popen(argv, self.folder, environment))
 
     def arguments(self, system):
         """The command line."""
@@ -32,11 +49,12 @@ class Run:
         argv = [system.cluster.installation.program("pgbench"), "-n",
                 "-h", system.host(case.transport), "-p", str(system.port),
                 "-U", case.user, "-T", str(self.seconds), "-M", case.protocol,
-                "-c", str(self.clients), "-j", str(self.threads())]
+                "-c", str(1 if case.own_pgbench else self.clients),
+                "-j", str(self.threads())]
         if case.script is None:
             argv.append("-S")
         else:
-            argv += ["-s", str(postgres.SCALE), "-f", os.path.join(HERE, case.script)]
+            argv += ["-s", str(postgres.SCALE), "-D", "first=1", "-f", self.script]
         if case.reconnect:
             argv.append("-C")
         if case.log_rate():
@@ -47,14 +65,19 @@ class Run:
     def threads(self):
         """As many as there are CPUs; but a thread that connects does nothing else
         meanwhile, so clients that connect all the time need one each."""
+        if self.case.own_pgbench:
+            return 1
         if self.case.reconnect:
             return self.clients
         return min(self.clients, os.cpu_count())
 
     def result(self):
         """Wait for the end; the figures by name.  Raises if anything failed."""
-        output = commands.finish(self.process, self.seconds + PATIENCE)
-        figures = parse_output(output)
+        figures = collections.Counter()
+        for process in self.processes:
+            output = commands.finish(process, self.seconds + PATIENCE)
+            figures.update(parse_output(output))
+        figures = dict(figures)
         if self.case.log_rate():
             figures.update(parse_logs(self.log_prefix, self.clients, self.case))
         return figures
@@ -63,10 +86,11 @@ class Run:
         return self
 
     def __exit__(self, *error):
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.communicate()
-        for path in glob.glob(self.log_prefix + ".*"):
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+        for path in glob.glob(self.log_prefix + ".*") + glob.glob(self.script):
             os.unlink(path)
 
 

@@ -36,6 +36,8 @@ log_stats = 0
 """
 
 PREPARED_STATEMENTS_SINCE = (1, 21)
+FETCH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "newer-pgbouncer")
+FETCH_SECONDS = 300
 
 
 def program():
@@ -43,23 +45,36 @@ def program():
     return os.environ.get("PGBOUNCER") or commands.find_program("pgbouncer")
 
 
-def version():
-    """PgBouncer's version as a string."""
-    out = subprocess.check_output([program(), "--version"], text=True)
+def version(path):
+    """A PgBouncer's version as a string."""
+    out = subprocess.check_output([path, "--version"], text=True)
     return re.search(r"PgBouncer (\S+)", out).group(1)
 
 
-def has_prepared_statements():
-    """Whether this version can follow protocol-level prepared statements."""
-    numbers = tuple(int(n) for n in re.findall(r"\d+", version())[:2])
+def has_prepared_statements(path):
+    """Whether this PgBouncer can follow protocol-level prepared statements."""
+    numbers = tuple(int(n) for n in re.findall(r"\d+", version(path))[:2])
     return numbers >= PREPARED_STATEMENTS_SINCE
+
+
+def program_for_prepared(folder):
+    """program(), or if that is too old, a newer Debian's unpacked into a new folder.
+    Raises if there is none."""
+    if has_prepared_statements(program()):
+        return program()
+    if os.environ.get("PGBOUNCER") or os.environ.get("SKIP_PACKAGES"):
+        raise commands.CommandError("PGBOUNCER or SKIP_PACKAGES is set")
+    os.mkdir(folder)
+    commands.give_to_server_user(folder)
+    return commands.run([FETCH, folder], folder, timeout=FETCH_SECONDS).strip()
 
 
 class PgBouncer:
     """One PgBouncer process, listening on the cluster's socket directory and on TCP."""
 
-    def __init__(self, cluster, name, port):
+    def __init__(self, cluster, name, port, path):
         self.cluster = cluster
+        self.path = path
         self.port = port
         self.folder = cluster.folder
         self.ini = os.path.join(self.folder, name + ".ini")
@@ -74,7 +89,7 @@ class PgBouncer:
             server_sockets=self.cluster.sockets, server_port=self.cluster.port,
             sockets=self.cluster.sockets, port=self.port, hba=self.hba,
             users=self.users, pool_size=postgres.POOL_SIZE)
-        if has_prepared_statements():
+        if has_prepared_statements(self.path):
             text += "max_prepared_statements = 200\n"
         users = "".join(f'"{role}" "{self.cluster.password_verifier(role)}"\n'
                         for role in postgres.ROLES)
@@ -88,7 +103,7 @@ class PgBouncer:
         """Start it and wait until a query comes through."""
         self.configure()
         self.process = commands.start_server(
-            [program(), self.ini], self.folder, self.log)
+            [self.path, self.ini], self.folder, self.log)
         self.cluster.wait_until_answering(
             self.port, postgres.TRUSTED, postgres.DATABASE, seconds=20)
 

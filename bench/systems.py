@@ -59,11 +59,18 @@ class Systems:
     def __init__(self):
         self.servers = []
         self.by_name = {}
+        self.for_prepared = None        # the PgBouncer of cases that need a newer one
 
     def stop(self):
         """End everything, the last first."""
         while self.servers:
             self.servers.pop().stop()
+
+    def of(self, case, name):
+        """The system that a case is put on."""
+        if name == "pgbouncer" and case.needs_prepared:
+            return self.for_prepared
+        return self.by_name[name]
 
     def complaints(self, count=15):
         """The last lines of every server's log, for a report of failure."""
@@ -75,9 +82,11 @@ class Systems:
                 yield from lines
 
 
-def start_systems(systems, folder, wanted, stand_in=False):
-    """Start what is wanted into systems; the server always.  With stand_in a second PgBouncer plays the
-    pool's part, by which the harness can be tried without the extension."""
+def start_systems(systems, folder, wanted, prepared, stand_in=False):
+    """Start what is wanted into systems; the server always.  With prepared, also a
+    PgBouncer that follows prepared statements, if there is one.  With stand_in a
+    second PgBouncer plays the pool's part, by which the harness can be tried without
+    the extension."""
     extension = "pool" in wanted and not stand_in
     if extension and not os.environ.get("PW_BINDIR"):
         say("building")
@@ -97,6 +106,8 @@ def start_systems(systems, folder, wanted, stand_in=False):
         add(systems, start_pgbouncer(systems, cluster, "pool"))
     if "pgbouncer" in wanted:
         add(systems, start_pgbouncer(systems, cluster, "pgbouncer"))
+        if prepared:
+            systems.for_prepared = find_for_prepared(systems, cluster)
 
 
 def start_cluster(systems, installation, folder, extension):
@@ -113,12 +124,29 @@ def start_cluster(systems, installation, folder, extension):
     return cluster
 
 
-def start_pgbouncer(systems, cluster, name):
+def find_for_prepared(systems, cluster):
+    """A PgBouncer that follows prepared statements; None, and a word, without one."""
+    folder = os.path.join(cluster.folder, "newer-pgbouncer")
+    try:
+        path = pgbouncer.program_for_prepared(folder)
+    except commands.CommandError as error:
+        say(f"PgBouncer {pgbouncer.version(pgbouncer.program())} does not follow prepared "
+            f"statements, and there is no newer one: nothing to compare with in the rows "
+            f"about them ({error})")
+        return None
+    if path == pgbouncer.program():
+        return systems.by_name["pgbouncer"]
+    return start_pgbouncer(systems, cluster, "pgbouncer", path)
+
+
+def start_pgbouncer(systems, cluster, name, path=None):
     """A PgBouncer under a system's name."""
-    pooler = pgbouncer.PgBouncer(cluster, name, free_port())
+    path = path or pgbouncer.program()
+    port = free_port()
+    pooler = pgbouncer.PgBouncer(cluster, f"{name}-{port}", port, path)
     systems.servers.append(pooler)
     pooler.start()
-    return System(name, pooler.port, cluster, pooler)
+    return System(name, port, cluster, pooler)
 
 
 def add(systems, system):

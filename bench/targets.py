@@ -72,5 +72,10 @@ TARGETS = (
 
     Target("idle-5000", "× none idle", at_least=0.95, against_system="pool",
            against_case="idle-0"),
+    against("direct", "prepared-4", 0.95),
+    against("pgbouncer", "prepared-64", 2.5),
+    Target("sessions-own", "× equal sessions", at_least=0.6, against_system="pool",
+           against_case="sessions-equal"),
+
     Target("idle-5000", "", at_most=2048, metric="idle_private", unit=" B"),
 )
