@@ -184,7 +184,7 @@ pw_session_enter(PwShmClient *client)
 		pw_startup_settings_differ(startup, client->settings_len))
 	{
 		/* what was set in the session hides what is below it */
-		apply_nothing();
+		pw_settings_apply("", 0);
 		pw_startup_settings_reload();
 		pw_startup_settings_apply(startup, client->settings_len);
 	}

@@ -14,6 +14,10 @@
  * sources lowered first so that guc.c accepts it; the fields of config_generic
  * that this needs are the same in PostgreSQL 15 to 18.
  *
+ * Most clients differ in their application_name, if at all.  So if two lists have
+ * the same names, and other values only of settings that are of no consequence
+ * for others, nothing is restored and only these are set.
+ *
  * What the client sets later, in its session, is session_settings.c's.
  *
  *-------------------------------------------------------------------------
@@ -42,6 +46,15 @@ typedef struct PwBaseline
 	bool		overridden;		/* a client's value is in force */
 } PwBaseline;
 
+/*
+ * Settings that anybody may set, whose check hooks look at nothing but the value,
+ * and which no other setting depends on.
+ */
+static const char *const simple_settings[] = {
+	"application_name", "DateStyle", "extra_float_digits", "search_path",
+	"statement_timeout", "TimeZone",
+};
+
 static List *baselines = NIL;
 
 /* the list in force, in TopMemoryContext */
@@ -61,9 +74,14 @@ static char *server_datestyle = NULL;
 /* PgReloadTime when the baselines were last known to be right */
 static TimestampTz baseline_reload_time = 0;
 
+static void change(const char *old, size_t old_len, const char *new, size_t new_len);
+static bool differ_simply(const char *old, size_t old_len, const char *new, size_t new_len);
+static bool is_simple(const char *name);
+static const char *next_string(const char *string);
+static void apply_differences(const char *old, const char *new, size_t new_len);
 static void restore_all(void);
 static void apply_list(const char *settings, size_t len);
-static void apply_one(const char *name, const char *value);
+static void apply_one(const char *name, const char *value, GucContext context);
 static PwBaseline *remember_baseline(const char *name);
 static void take_placeholder_back(const char *name);
 static void restore_baseline(PwBaseline *baseline);
@@ -86,36 +104,109 @@ pw_startup_settings_differ(const char *settings, size_t len)
 void
 pw_startup_settings_apply(const char *settings, size_t len)
 {
-	char	   *copy;
+	char	   *old = applied;
+	char	   *new;
 
 	if (!pw_startup_settings_differ(settings, len))
 		return;
 
-	copy = MemoryContextAlloc(TopMemoryContext, Max(len, 1));
-	memcpy(copy, settings, len);
+	new = MemoryContextAlloc(TopMemoryContext, Max(len, 1));
+	memcpy(new, settings, len);
+
+	/* if this fails, the next call takes back what has been applied */
+	applied = NULL;
+	PG_TRY();
+	{
+		change(old, applied_len, new, len);
+		applied = new;
+		applied_len = len;
+	}
+	PG_FINALLY();
+	{
+		if (old != NULL)
+			pfree(old);
+		if (applied == NULL)
+			pfree(new);
+	}
+	PG_END_TRY();
+}
+
+/*
+ * From one list to another; "old" is NULL if it is not known what is applied.
+ */
+static void
+change(const char *old, size_t old_len, const char *new, size_t new_len)
+{
+	if (old != NULL && differ_simply(old, old_len, new, new_len))
+	{
+		apply_differences(old, new, new_len);
+		return;
+	}
 
 	/* some check hooks look things up in catalogs */
 	StartTransactionCommand();
 	restore_all();
-	if (applied != NULL)
-		pfree(applied);
-	applied = NULL;
-
-	/* if this fails, the next call takes back what has been applied */
-	PG_TRY();
-	{
-		apply_list(copy, len);
-	}
-	PG_CATCH();
-	{
-		pfree(copy);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
+	apply_list(new, new_len);
 	CommitTransactionCommand();
+}
 
-	applied = copy;
-	applied_len = len;
+/*
+ * Do these lists have the same names, in the same order, and values that differ
+ * for simple_settings only?
+ */
+static bool
+differ_simply(const char *old, size_t old_len, const char *new, size_t new_len)
+{
+	const char *old_end = old + old_len;
+	const char *new_end = new + new_len;
+
+	while (old < old_end && new < new_end)
+	{
+		const char *name = new;
+
+		if (strcmp(old, name) != 0)
+			return false;
+		old = next_string(old);
+		new = next_string(new);
+		if (strcmp(old, new) != 0 && !is_simple(name))
+			return false;
+		old = next_string(old);
+		new = next_string(new);
+	}
+	return old == old_end && new == new_end;
+}
+
+static bool
+is_simple(const char *name)
+{
+	for (int i = 0; i < lengthof(simple_settings); i++)
+		if (pg_strcasecmp(name, simple_settings[i]) == 0)
+			return true;
+	return false;
+}
+
+static const char *
+next_string(const char *string)
+{
+	return string + strlen(string) + 1;
+}
+
+static void
+apply_differences(const char *old, const char *new, size_t new_len)
+{
+	const char *end = new + new_len;
+
+	while (new < end)
+	{
+		const char *name = new;
+
+		old = next_string(old);
+		new = next_string(new);
+		if (strcmp(old, new) != 0)
+			apply_one(name, new, PGC_BACKEND);
+		old = next_string(old);
+		new = next_string(new);
+	}
 }
 
 bool
@@ -163,10 +254,10 @@ apply_list(const char *settings, size_t len)
 	while (next < settings + len)
 	{
 		const char *name = next;
-		const char *value = name + strlen(name) + 1;
+		const char *value = next_string(name);
 
-		apply_one(name, value);
-		next = value + strlen(value) + 1;
+		apply_one(name, value, superuser() ? PGC_SU_BACKEND : PGC_BACKEND);
+		next = next_string(value);
 	}
 }
 
@@ -174,7 +265,7 @@ apply_list(const char *settings, size_t len)
  * Set one setting as process_startup_options() does.
  */
 static void
-apply_one(const char *name, const char *value)
+apply_one(const char *name, const char *value, GucContext context)
 {
 	PwBaseline *baseline = remember_baseline(name);
 
@@ -184,9 +275,8 @@ apply_one(const char *name, const char *value)
 	baseline->overridden = true;
 	if (pg_strcasecmp(name, "datestyle") == 0)
 		SetConfigOption(name, server_datestyle, PGC_BACKEND, PGC_S_CLIENT);
-	(void) set_config_option(name, value,
-							 superuser() ? PGC_SU_BACKEND : PGC_BACKEND,
-							 PGC_S_CLIENT, GUC_ACTION_SET, true, 0, false);
+	(void) set_config_option(name, value, context, PGC_S_CLIENT, GUC_ACTION_SET, true, 0,
+							 false);
 }
 
 /*

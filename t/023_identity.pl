@@ -134,6 +134,44 @@ note 'two clients with different wishes, in turn on one slot';
 	is(($node->slot_pids('postgres', 'alice'))[0], $slot, 'on the same slot');
 }
 
+note 'two clients whose wishes have the same names, in turn on one slot';
+{
+	my %a = (user => 'alice', TimeZone => 'Asia/Tokyo',   search_path => 'a');
+	my %b = (user => 'alice', TimeZone => 'Europe/Paris', search_path => 'b');
+	my $a = $node->client(%a, application_name => 'a');
+	my $b = $node->client(%b, application_name => 'b');
+	my ($slot) = $node->slot_pids('postgres', 'alice');
+	my $sql =
+	  q{SELECT string_agg(concat_ws('/', setting, reset_val, source), ' ' ORDER BY name)
+		FROM pg_settings WHERE name IN ('TimeZone', 'search_path', 'application_name')};
+	my $of_b = 'Europe/Paris/Europe/Paris/client b/b/client b/b/client';
+
+	# hides what comes from the startup packet
+	$a->val(q{SET TimeZone = 'UTC'});
+	foreach my $round (1 .. 3)
+	{
+		is( $a->val($sql),
+			'UTC/Asia/Tokyo/session a/a/client a/a/client',
+			'the first, who has set one of them');
+		is($b->val($sql), $of_b, 'the second');
+	}
+	$a->val('RESET TimeZone');
+	is($a->val('SHOW TimeZone'), 'Asia/Tokyo', 'RESET goes back to its own');
+
+	my $bad = $node->raw('pool');
+	$bad->send_startup(
+		%b,
+		database         => 'postgres',
+		search_path      => 'bad',
+		application_name => 'bad',
+		TimeZone         => 'Nowhere/Land');
+	ok(!$bad->finish_startup, 'a third one is refused');
+	is($b->val($sql), $of_b, 'and leaves nothing to the second');
+	$a->terminate;
+	$b->terminate;
+	is(($node->slot_pids('postgres', 'alice'))[0], $slot, 'on the same slot');
+}
+
 note 'a setting that no module knows, which nothing can remove again';
 {
 	my $a = $node->client(
