@@ -287,6 +287,7 @@ remember_baseline(const char *name)
 {
 	struct config_generic *setting;
 	PwBaseline *baseline;
+	const char *value;
 	MemoryContext oldcontext;
 	ListCell   *cell;
 
@@ -308,7 +309,8 @@ remember_baseline(const char *name)
 		MemoryContextSwitchTo(oldcontext);
 		return baseline;
 	}
-	baseline->value = pstrdup(GetConfigOption(setting->name, false, false));
+	value = GetConfigOption(setting->name, false, false);
+	baseline->value = value == NULL ? NULL : pstrdup(value);
 	baseline->source = setting->source;
 	baseline->reset_source = setting->reset_source;
 	baseline->scontext = setting->scontext;
