@@ -71,6 +71,7 @@ my $suite = LeakSuite->new(
 		'CREATE ROLE configured LOGIN IN ROLE other',
 		q{ALTER ROLE configured SET work_mem = '65kB'},
 		q{ALTER ROLE configured SET my.role = 'of the role'},
+		q{ALTER ROLE configured SET application_name = 'of the role'},
 		q{ALTER ROLE configured IN DATABASE postgres SET lock_timeout = '66s'},
 		q{ALTER DATABASE postgres SET my.database = 'of the database'},
 		'GRANT USAGE ON SCHEMA public TO configured',
@@ -757,8 +758,9 @@ $suite->run(
 			{ application_name => 'mine' },
 			[ q{SET application_name = 'other'}, 'RESET application_name' ]
 		],
-		[ 'no application_name', { application_name => '' },     [] ],
-		[ 'the role',            { options => '-c role=other' }, $who ],
+		[ 'an empty application_name', { application_name => '' },     [] ],
+		[ 'no application_name',       { application_name => undef },  [] ],
+		[ 'the role',                  { options => '-c role=other' }, $who ],
 		[
 			'the role, RESET',
 			{ role => 'other' },
@@ -869,22 +871,22 @@ $suite->run(
 				q{SET TIME ZONE 'Asia/Tokyo'},
 				sub {
 					$suite->node->set(
-						TimeZone      => 'Europe/Paris',
-						IntervalStyle => 'postgres_verbose',
-						work_mem      => '70kB');
+						TimeZone  => 'Europe/Paris',
+						DateStyle => 'German',
+						work_mem  => '70kB');
 					return '';
 				},
 				'SELECT 1'
 			],
 			[
-				setting(qw(TimeZone IntervalStyle work_mem)),
+				setting(qw(TimeZone DateStyle work_mem)),
 				'SELECT 1',
 				'RESET TIME ZONE',
 				setting('TimeZone')
 			],
 			after => sub {
 				$suite->node->set(map { $_ => undef }
-					  qw(TimeZone IntervalStyle work_mem));
+					  qw(TimeZone DateStyle work_mem));
 			}
 		]));
 
@@ -927,6 +929,12 @@ $suite->run(
 			undo => 'RESET ROLE'
 		],
 		[ 'SET ROLE that is refused', 'SET ROLE boss', $who ],
+		[
+			'SET ROLE, which RESET ALL does not end',
+			[ 'SET ROLE other', 'RESET ALL' ],
+			$who,
+			undo => q{SELECT set_config('role', 'none', false)}
+		],
 		[
 			'SET ROLE and what it makes',
 			[ 'SET ROLE other', 'CREATE TABLE made (a int)' ],

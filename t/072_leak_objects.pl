@@ -14,7 +14,7 @@ use LeakSuite;
 use Test::More;
 
 my $suite = LeakSuite->new(
-	conf          => 'max_prepared_transactions = 2',
+	conf          => 'wal_level = replica',
 	superuser_sql => [
 		'CREATE EXTENSION dblink',
 		'CREATE EXTENSION postgres_fdw',
@@ -912,6 +912,15 @@ $suite->run(
 			check  => [ $auto_explain, \&plans ],
 			probe  => [ $auto_explain, \&plans ]
 		},
+		[
+			'LOAD of nothing',
+			[ q{LOAD 'nothing'}, q{LOAD '$libdir/nothing'} ]
+		],
+		[
+			'LOAD without the right',
+			[ q{LOAD 'auto_explain'}, q{LOAD '$libdir/plugins/nothing'} ],
+			user => 'alice'
+		],
 		[ 'LOAD', q{LOAD 'auto_explain'} ],
 		[
 			'LOAD, and a setting',
@@ -939,15 +948,6 @@ $suite->run(
 		],
 		[ 'LOAD twice', [ (q{LOAD 'auto_explain'}) x 2 ] ],
 		[ 'LOAD in DO', q{DO $$BEGIN LOAD 'auto_explain'; END$$} ],
-		[
-			'LOAD of nothing',
-			[ q{LOAD 'nothing'}, q{LOAD '$libdir/nothing'} ]
-		],
-		[
-			'LOAD without the right',
-			[ q{LOAD 'auto_explain'}, q{LOAD '$libdir/plugins/nothing'} ],
-			user => 'alice'
-		],
 		[
 			'in the startup packet',
 			[],
@@ -1053,6 +1053,42 @@ $suite->run(
 		open   => 1,
 		retire => 1
 	},);
+
+# what else the server keeps for a session
+my $slots =
+  q{SELECT slot_name, active FROM pg_replication_slots WHERE temporary};
+
+$suite->run(
+	table(
+		{
+			columns => [qw(name do check undo)],
+			user    => 'boss',
+			pin     => 'other session state',
+			retire  => 1
+		},
+		[
+			'a replication origin',
+			q{SELECT pg_replication_origin_session_setup('leak')},
+			'SELECT pg_replication_origin_session_is_setup()',
+			'SELECT pg_replication_origin_session_reset()',
+			before => q{SELECT pg_replication_origin_create('leak')},
+			after  => q{SELECT pg_replication_origin_drop('leak')},
+			probe  => 'SELECT pg_replication_origin_session_is_setup()'
+		],
+		[
+			'a temporary replication slot',
+			q{SELECT slot_name FROM pg_create_physical_replication_slot('leak', false, true)},
+			$slots,
+			q{SELECT pg_drop_replication_slot('leak')},
+			probe => $slots
+		],
+		[
+			'a backup',
+			q{SELECT pg_backup_start('leak', true) IS NOT NULL},
+			q{SELECT pg_backup_start('leak', true)},
+			undef,
+			probe => 'SELECT pg_backup_stop(false)'
+		]));
 
 # 20. global variables
 $suite->run(

@@ -61,7 +61,7 @@ cannot be removed.  See leak().
 
   name     what is done
   user     who does it: alice (the default), or boss, who is a superuser
-  startup  parameters for A's startup packet
+  startup  parameters for A's startup packet; undef takes one out
   before   SQL statements at the server's port before each run
   after    the same, afterwards
   do       steps that leave the state
@@ -116,8 +116,8 @@ our $must_move = 1;
 # The suite that runs, for steps.
 our $suite;
 
-# How A leaves: of its own accord, or lost in a transaction; and if it is in the
-# middle of something already.
+# How A leaves: of its own accord, or lost in a transaction, in turns; and in
+# each of these ways if it is in the middle of something already.
 my @ways      = qw(terminate transaction);
 my @ways_open = qw(terminate close reset);
 
@@ -283,16 +283,19 @@ sub answer
 sub read_answer
 {
 	my ($wire) = @_;
-	my @said;
+	my (@said, @reported);
 
 	while (my $message = $wire->read)
 	{
 		my ($type, $payload) = @$message;
+		my @what = $told{$type} ? $told{$type}->($wire, $payload) : $type;
 
-		push @said, $told{$type} ? $told{$type}->($wire, $payload) : $type;
-		return join ' ', @said if $type =~ /[ZGW]/;
+		return join ' ', @said, @reported, @what if $type =~ /[ZGW]/;
+
+		# parameters may be reported at any time before the end
+		push @{ $type eq 'S' ? \@reported : \@said }, @what;
 	}
-	return join ' ', @said, 'lost';
+	return join ' ', @said, @reported, 'lost';
 }
 
 # A parameter that is reported, unless the client knows that value already:
@@ -333,7 +336,7 @@ sub notification
 	my ($wire, $payload) = @_;
 	my ($pid, $rest) = unpack 'N a*', $payload;
 
-	return split /\0/, $rest;
+	return ((split /\0/, $rest), $pid == $wire->{pid} ? 'itself' : 'another');
 }
 
 # -----------------------------------------------------------------------
@@ -382,7 +385,7 @@ sub run
 {
 	my ($self, @cases) = @_;
 
-	@cases = map { case ($_) } @cases;
+	@cases = map { complete($_) } @cases;
 	foreach my $case (@cases)
 	{
 		$self->with($case, 'directly', sub { $self->directly($case) });
@@ -390,7 +393,8 @@ sub run
 	$self->slots(1);
 	foreach my $case (@cases)
 	{
-		foreach my $way ($case->{open} ? @ways_open : @ways)
+		push @ways, shift @ways;
+		foreach my $way ($case->{open} ? @ways_open : $ways[0])
 		{
 			$self->with($case, "leak, $way",
 				sub { $self->leak($case, $way, $_[0]) });
@@ -424,13 +428,13 @@ sub table
 }
 
 # A case with all that it needs, and lists where it may have one thing.
-sub case
+sub complete
 {
 	my ($case) = @_;
 	my %case = %$case;
 
 	$case{user} //= 'alice';
-	foreach my $list (grep { exists $case{$_} }
+	foreach my $list (grep { defined $case{$_} }
 		qw(do check undo probe before after))
 	{
 		$case{$list} = [ $case{$list} ] unless ref $case{$list} eq 'ARRAY';
@@ -510,11 +514,12 @@ sub login
 sub connect
 {
 	my ($self, $case, $how) = @_;
-	my $wire = $self->login(
-		$how,
+	my %params = (
 		user             => $case->{user},
 		application_name => 'A',
 		%{ $case->{startup} || {} });
+	my $wire = $self->login($how,
+		map { $_ => $params{$_} } grep { defined $params{$_} } keys %params);
 
 	push @{ $self->{wires} }, $wire;
 	return $wire;
@@ -712,10 +717,7 @@ sub leak
 	my ($pid) = $self->{node}->slot_pids('postgres', $case->{user});
 
 	$self->told($wire, $case, 'do', $name);
-	if (   $way eq $ways[0]
-		&& !$case->{open}
-		&& !$case->{pin}
-		&& $self->moved_ok($wire, $name))
+	if (!$case->{open} && !$case->{pin} && $self->moved_ok($wire, $name))
 	{
 		$self->next_client($case, $pid, 'parked', "$name, parked");
 		$self->told($wire, $case, 'check', $name);
@@ -728,9 +730,11 @@ sub leak
 sub next_client
 {
 	my ($self, $case, $pid, $way, $name) = @_;
-	my (undef, @expected) =
-	  @{ $case->{fresh} //= [ $self->new_session($case, 'direct') ] };
-	my ($now, @found) = $self->new_session($case, 'client');
+	my @probes = @{ $case->{probe} || [] };
+	my %login  = (user => $case->{user}, application_name => 'next');
+	my (undef, @expected) = @{ $case->{fresh} //=
+		  [ $self->new_session('direct', \%login, @probes) ] };
+	my ($now, @found) = $self->new_session('client', \%login, @probes);
 
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	is(differences(\@found, \@expected),
@@ -743,12 +747,13 @@ sub next_client
 # The backend of a new session at a port, and what it finds.
 sub new_session
 {
-	my ($self, $case, $how) = @_;
-	my $wire =
-	  $self->login($how, user => $case->{user}, application_name => 'next');
-	my $pid   = pid($wire);
-	my @found = facts($wire, @{ $case->{probe} || [] });
+	my ($self, $how, $login, @probes) = @_;
+	my $wire   = $self->login($how, %$login);
+	my $pid    = pid($wire);
+	my @found  = facts($wire);
+	my $reason = $wire->{id} ? ($self->settled($wire))[1] : '';
 
+	push @found, "pinned: $reason", probed($wire, @probes);
 	$wire->terminate;
 	return ($pid, @found);
 }
@@ -785,13 +790,18 @@ my @questions = (
 
 sub facts
 {
-	my ($wire, @probes) = @_;
-	my @facts = greeting($wire);
+	my ($wire) = @_;
+	my @facts  = split /\n/, greeting($wire);
 
 	$wire->send(pipeline(@questions)->{bytes});
 	push @facts, answered($_, read_answer($wire)) foreach @questions;
-	push @facts, answered($_, answer($wire, $_))  foreach @probes;
 	return @facts;
+}
+
+sub probed
+{
+	my ($wire, @probes) = @_;
+	return map { answered($_, answer($wire, $_)) } @probes;
 }
 
 sub answered
@@ -937,6 +947,8 @@ sub intruder_is_well
 	my $intruder = $self->{intruders}{ $case->{user} } or return;
 
 	listen_to($intruder);
+	my (undef, $reason) = $self->settled($intruder);
+	push @{ $intruder->{wrong} }, "pinned: $reason" if $reason;
 	is(join("\n", splice @{ $intruder->{wrong} }),
 		'', "$name: the intruder has its own");
 	return;
