@@ -79,7 +79,7 @@ EXTRA_CLEAN = t/unit/build
 # is not read for them, because it brings a "check" of its own that does no
 # more than say that it is not supported.  Goals beside them ("make clean
 # check") are handed to a second make.
-SCRIPT_GOALS = bench check help quickstart quickstart-stop
+SCRIPT_GOALS = bench check check-regress help quickstart quickstart-stop
 
 ifneq ($(filter $(SCRIPT_GOALS),$(MAKECMDGOALS)),)
 
@@ -96,6 +96,9 @@ bench:
 check:
 	@dev/check
 
+check-regress:
+	@dev/check_regress
+
 quickstart:
 	@dev/quickstart
 
@@ -110,6 +113,9 @@ help:
 	@echo 'make check            build apart and run every test; also as root'
 	@echo '                      (TESTS="t/020_*.pl sql/name.sql", ONLY=regress|isolation|'
 	@echo '                      tap|unit|lint, KEEP=1 to keep the logs)'
+	@echo 'make check-regress    run the test suites of PostgreSQL itself through the pool and'
+	@echo '                      compare with direct runs (SUITES="regress isolation contrib'
+	@echo '                      pipeline", MODES="pool switch", TESTS=names, KEEP=1)'
 	@echo 'make install          install into the server of PG_CONFIG'
 	@echo 'make installcheck     run the tests against an installed, running server'
 	@echo 'make bench            compare with direct connections and PgBouncer'

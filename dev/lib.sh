@@ -66,7 +66,7 @@ as_user()
     local user=$1 name keep=()
 
     shift
-    for name in TERM CC COPT WERROR PG_CONFIG TESTS ONLY JOBS PROVE_FLAGS \
+    for name in TERM CC COPT WERROR PG_CONFIG TESTS ONLY JOBS SUITES MODES PROVE_FLAGS \
         PG_TEST_NOCLEAN PG_TEST_TIMEOUT_DEFAULT POOL_WORKER_TEST_TIMEOUT \
         POOL_WORKER_REQUIRE_DRIVERS; do
         [ -z "${!name:-}" ] || keep+=("$name=${!name}")
