@@ -23,6 +23,7 @@
  */
 #include "postgres.h"
 
+#include "common/shortest_dec.h"
 #include "utils/memutils.h"
 
 #include "compat.h"
@@ -82,7 +83,8 @@ compare_to_setting(const void *name, const void *setting)
 }
 
 /*
- * As serialize_variable() in guc.c does for parallel workers.
+ * As serialize_variable() in guc.c does for parallel workers, but a placeholder
+ * may have to show it.
  */
 bool
 pw_guc_append_value(StringInfo out, struct config_generic *setting)
@@ -97,8 +99,14 @@ pw_guc_append_value(StringInfo out, struct config_generic *setting)
 			appendStringInfo(out, "%d", *((struct config_int *) setting)->variable);
 			return true;
 		case PGC_REAL:
-			appendStringInfo(out, "%.*e", 17, *((struct config_real *) setting)->variable);
-			return true;
+			{
+				char		digits[DOUBLE_SHORTEST_DECIMAL_LEN];
+
+				(void) double_to_shortest_decimal_buf(*((struct config_real *) setting)->variable,
+													  digits);
+				appendStringInfoString(out, digits);
+				return true;
+			}
 		case PGC_ENUM:
 			{
 				struct config_enum *conf = (struct config_enum *) setting;

@@ -31,6 +31,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
@@ -49,6 +50,8 @@
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "parser/parsetree.h"
+#include "replication/origin.h"
+#include "replication/slot.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "tcop/utility.h"
@@ -116,6 +119,7 @@ static PwPinReason look(void);
 static bool has_locked_sequences(void);
 static bool has_temporary_objects(void);
 static bool has_session_locks(void);
+static bool has_server_state(void);
 static bool has_cursors(void);
 static bool has_listen(void);
 static bool function_returns_rows(Oid function);
@@ -138,6 +142,7 @@ static const PwStateKind state_kinds[] = {
 	{PW_PIN_SESSION_LOCKS, has_session_locks, NULL, true},
 	{PW_PIN_RANDOM_SEED, NULL, &seed_set, true},
 	{PW_PIN_OTHER, NULL, &other_state, false},
+	{PW_PIN_OTHER, has_server_state, NULL, false},
 	{PW_PIN_SEQUENCES, has_locked_sequences, NULL, true},
 };
 
@@ -171,13 +176,16 @@ static const PwStatefulFunction stateful_functions[] = {
 	{F_PG_ADVISORY_UNLOCK_INT4_INT4, NULL, NULL},
 	{F_PG_ADVISORY_UNLOCK_SHARED_INT4_INT4, NULL, NULL},
 	{F_PG_ADVISORY_UNLOCK_ALL, NULL, NULL},
-	{F_PG_BACKUP_START, NULL, &other_state},
-	{F_PG_REPLICATION_ORIGIN_SESSION_SETUP, NULL, &other_state},
-	{F_PG_CREATE_PHYSICAL_REPLICATION_SLOT, NULL, &other_state},
-	{F_PG_CREATE_LOGICAL_REPLICATION_SLOT, NULL, &other_state},
-	{F_PG_COPY_LOGICAL_REPLICATION_SLOT_NAME_NAME_BOOL, NULL, &other_state},
-	{F_PG_COPY_LOGICAL_REPLICATION_SLOT_NAME_NAME_BOOL_NAME, NULL, &other_state},
-	{F_PG_COPY_PHYSICAL_REPLICATION_SLOT_NAME_NAME_BOOL, NULL, &other_state},
+	{F_PG_BACKUP_START, NULL, NULL},
+	{F_PG_REPLICATION_ORIGIN_SESSION_SETUP, NULL, NULL},
+	{F_PG_CREATE_PHYSICAL_REPLICATION_SLOT, NULL, NULL},
+	{F_PG_CREATE_LOGICAL_REPLICATION_SLOT, NULL, NULL},
+	{F_PG_COPY_LOGICAL_REPLICATION_SLOT_NAME_NAME_BOOL, NULL, NULL},
+	{F_PG_COPY_LOGICAL_REPLICATION_SLOT_NAME_NAME_BOOL_NAME, NULL, NULL},
+	{F_PG_COPY_PHYSICAL_REPLICATION_SLOT_NAME_NAME_BOOL, NULL, NULL},
+	{F_PG_REPLICATION_ORIGIN_SESSION_RESET, NULL, NULL},
+	{F_PG_BACKUP_STOP, NULL, NULL},
+	{F_PG_DROP_REPLICATION_SLOT, NULL, NULL},
 };
 
 void
@@ -215,7 +223,9 @@ watch_seed(void)
 static void
 assign_seed(double newval, void *extra)
 {
-	seed_set = touched = true;
+	/* check_random_seed() marks what is set in a session; nothing else seeds */
+	if (extra != NULL && *(int *) extra != 0)
+		seed_set = touched = true;
 	if (prev_assign_seed)
 		prev_assign_seed(newval, extra);
 }
@@ -678,6 +688,28 @@ has_session_locks(void)
 	for (int i = 0; i < NUM_LOCK_PARTITIONS; i++)
 		if (!pw_lock_list_is_empty(MyProc, i))
 			return true;
+	return false;
+}
+
+/*
+ * What functions for backups and replication keep for the session: a backup
+ * that has begun, the origin of its changes, temporary replication slots.
+ */
+static bool
+has_server_state(void)
+{
+	if (get_backup_status() != SESSION_BACKUP_NONE ||
+		replorigin_session_origin != InvalidRepOriginId)
+		return true;
+
+	/* slots of ours only we acquire and release */
+	for (int i = 0; i < max_replication_slots; i++)
+	{
+		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
+
+		if (slot->in_use && slot->active_pid == MyProcPid)
+			return true;
+	}
 	return false;
 }
 

@@ -135,10 +135,8 @@ static const char *
 begin_connection(PwSlot *slot, const char *database, const char *role)
 {
 	char		port[16];
-	const char *keywords[] = {"host", "port", "dbname", "user",
-	"application_name", "gssencmode", NULL};
-	const char *values[] = {first_socket_directory(), port, database, role,
-	PW_SLOT_APPLICATION_NAME, "disable", NULL};
+	const char *keywords[] = {"host", "port", "dbname", "user", "gssencmode", NULL};
+	const char *values[] = {first_socket_directory(), port, database, role, "disable", NULL};
 
 	StaticAssertStmt(lengthof(keywords) == lengthof(values),
 					 "connection keywords and values must pair up");

@@ -110,14 +110,13 @@ sub finds
 # the pool sets one for those who give none.
 sub clean
 {
-	my ($name, $user, $forever) = @_;
+	my ($name, $user) = @_;
 	my $direct = $node->direct(user => $user, application_name => 'probe');
 	my $client =
 	  eval { $node->client(user => $user, application_name => 'probe') };
 
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	return fail("$name: the next client is not served: $@") unless $client;
-	$direct->val($forever) if $forever;
 	finds($client, found_by($direct),
 		"$name: the next client sees nothing of it");
 	$_->terminate foreach $client, $direct;
@@ -181,7 +180,7 @@ sub found_directly
 # "on" makes the state and "off" ends it: SQL, or functions of a client.
 # Without "off" only leaving ends it.  "pins" is the reason why the client has to
 # keep its slot; without, it moves.  "random" says that the state is what
-# random() returns next, "forever" is what remains in the slot.
+# random() returns next, "retires" that the slot ends with its client.
 my @states = (
 	{
 		name => 'SET',
@@ -394,7 +393,7 @@ my @states = (
 		name    => 'LOAD',
 		user    => 'boss',
 		on      => q{LOAD 'auto_explain'},
-		forever => q{LOAD 'auto_explain'}
+		retires => 1
 	},
 	{
 		name   => 'setseed()',
@@ -437,10 +436,10 @@ my @ways = sort keys %leave;
 # Others have its slot, and it gets another one: the client has its state.
 sub moves
 {
-	my ($client, $user, $name, $expected, $forever) = @_;
+	my ($client, $user, $name, $expected) = @_;
 
 	$node->not_pinned($client, $user, "$name: not pinned");
-	clean("$name, while its client is there", $user, $forever);
+	clean("$name, while its client is there", $user);
 	finds($client, $expected, "$name: its client has it afterwards");
 	$node->replace_slot($user);
 	finds($client, $expected, "$name: and on another slot");
@@ -464,7 +463,7 @@ foreach my $n (0 .. $#states)
 	}
 	else
 	{
-		moves($client, $user, $name, $directly->{on}, $state->{forever});
+		moves($client, $user, $name, $directly->{on});
 	}
 	if ($state->{off})
 	{
@@ -487,9 +486,11 @@ foreach my $n (0 .. $#states)
 			$numbers[1], "$name: nobody can foretell what is next");
 		$next->terminate;
 	}
-	clean("$name, left by $how", $user, $state->{forever});
-	is(($node->slot_pids('postgres', $user))[0],
-		$slot, "$name: the slot is kept");
+	clean("$name, left by $how", $user);
+	my ($now) = $node->slot_pids('postgres', $user);
+	$state->{retires}
+	  ? isnt($now, $slot, "$name: the slot is replaced")
+	  : is($now, $slot, "$name: the slot is kept");
 }
 
 note 'what leaves nothing behind does not pin';

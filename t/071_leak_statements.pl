@@ -465,17 +465,8 @@ $suite->run(
 
 # 8. what is decided when a statement is prepared.  In one backend these
 # decisions are made once; and they must not be those of another client.
-# A literal "now" is the time at which the statement was prepared.
-sub time_is_new
-{
-	my ($wire) = @_;
-	my $before = $wire->val('SELECT clock_timestamp()');
-
-	$wire->val(q{PREPARE q AS SELECT timestamptz 'now'});
-	my $now = $wire->val('EXECUTE q');
-	return $wire->val("SELECT '$now'::timestamptz > '$before'");
-}
-
+# Not here: a literal 'now', which is a new one where the statement is analyzed
+# again (docs/compatibility.md, "Known traces").
 sub decided
 {
 	my ($name, $first, $text, $then) = @_;
@@ -567,19 +558,7 @@ my @decisions = (
 		q{SELECT current_setting('my.var', true)}
 	]);
 
-$suite->run(
-	map({ decided(@$_) } @decisions),
-	table(
-		$shown,
-		[
-			'the time',
-			[
-				q{PREPARE s AS SELECT timestamptz 'now'},
-				once(now => 'EXECUTE s')
-			],
-			[ once(now => 'EXECUTE s'), once(now => 'EXECUTE s') ],
-			probe => \&time_is_new
-		]));
+$suite->run(map({ decided(@$_) } @decisions), table($shown));
 
 # 24. what happens to tables under plans, made by others or by the client
 my $table = q{DROP TABLE IF EXISTS ddl, moved, elsewhere.ddl CASCADE;

@@ -609,7 +609,7 @@ sub move
 	if ($case->{undo})
 	{
 		$self->told($wire, $case, 'undo', $name);
-		$self->moved_ok($wire, "$name, ended");
+		$self->moved_ok($wire, "$name, ended") unless $case->{stays};
 		$self->told($wire, $case, 'ended', $name);
 	}
 	return $self->leave($wire, 'terminate');
