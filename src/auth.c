@@ -832,8 +832,6 @@ collect_settings(PwAuth *auth, PwReport *why)
 	if (startup->parameters.len > 0)
 		appendBinaryStringInfo(settings, startup->parameters.data,
 							   startup->parameters.len);
-	if (pw_startup_find_setting(settings, "application_name") == NULL)
-		pw_startup_append_setting(settings, "application_name", "");
 	return true;
 }
 

@@ -200,13 +200,6 @@ my @traces = (
 		probe => $is_predicted
 	},
 	{
-		name    => 'seed in the startup packet',
-		pins    => 'random seed',
-		startup => { options => '-c seed=0.5' },
-		on      => 'SELECT 1',
-		probe   => $is_predicted
-	},
-	{
 		name => 'a new identity column',
 		on   =>
 		  'ALTER TABLE many ADD COLUMN id int GENERATED ALWAYS AS IDENTITY',
