@@ -1,0 +1,103 @@
+# Copyright (c) pool_worker contributors
+
+# Fixed sequences of commands, each through the pool, changing the slot after
+# each transaction, and directly: the answers must be the same.  Many were
+# found by 080_random_sessions.pl and made short by its MINIMISE=1.
+
+use strict;
+use warnings FATAL => 'all';
+use FindBin;
+use lib $FindBin::RealBin;
+use PoolWorker;
+use SessionTwins;
+use Test::More;
+
+my $node = PoolWorker->new('main')->setup(
+	conf => q{
+pool_worker.debug_always_switch = on
+pool_worker.pool_size = 3
+session_preload_libraries = 'plpgsql'
+autovacuum = off
+});
+
+SessionTwins->prepare_cluster($node);
+
+sub query { return [ [ Query => $_[0] ] ]; }
+
+# By the extended protocol, in one group.
+sub extended
+{
+	my ($sql) = @_;
+	return [
+		[ Parse    => '',  $sql ],
+		[ Bind     => '',  '' ],
+		[ Describe => 'P', '' ],
+		[ Execute  => '' ],
+		['Sync']
+	];
+}
+
+sub connects { return [ [ Connect => 'terminate', {@_} ] ]; }
+
+my $counts =
+  'SELECT name, generic_plans, custom_plans FROM pg_prepared_statements';
+
+# A name, and what is said one after the other, each time by the pair with the
+# number before it.
+my @cases = (
+	[
+		'lastval() of a sequence that was only set',
+		0,
+		query('INSERT INTO u (a) VALUES (1), (2) RETURNING id'),
+		0,
+		query(q{SELECT nextval('s2')}),
+		0,
+		query('SELECT 1'),
+		1,
+		query(q{SELECT setval('s2', 5, true)}),
+		(1, query('SELECT lastval()')) x 3,
+	],
+	[
+		'nextval() that fails',
+		0,
+		query(q{SELECT nextval('s2')}),
+		0,
+		query(q{SELECT nextval('s4')}),
+		0,
+		query(q{ALTER SEQUENCE s1 MAXVALUE 1; SELECT nextval('s1')}),
+		0,
+		query(q{SELECT nextval('s2')}),
+		0,
+		query(q{SELECT nextval('s1')}),
+		(0, query('SELECT lastval()')) x 3,
+	],
+);
+
+# What is different, and whether all slots are free in time.
+sub difference
+{
+	my (@moves) = @_;
+	my $twins = SessionTwins->new($node, pairs => 4, super => 1);
+
+	while (@moves)
+	{
+		my $mismatch = $twins->round([ splice @moves, 0, 2 ]);
+
+		return
+		  "directly:\n$mismatch->{direct}through the pool:\n$mismatch->{pool}"
+		  if $mismatch;
+		return $@ unless eval { $twins->holders; 1 };
+	}
+	$twins->leave;
+	return '';
+}
+
+foreach my $case (@cases)
+{
+	my ($name, @moves) = @$case;
+
+	is(difference(@moves), '', $name);
+}
+
+$node->stop('immediate');
+done_testing();
