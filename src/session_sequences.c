@@ -57,6 +57,9 @@ static StringInfoData in_force;
 static bool touched = false;
 static bool changed = false;
 
+/* The last one may be another one since. */
+static bool drawn = false;
+
 /* The entry that lastval() looks at, NULL if it looks at none. */
 static PwSequence *last_entry = NULL;
 
@@ -66,6 +69,7 @@ static bool find_last_entry(List *entries);
 static bool lock_all(List *entries);
 static PwSequence *ask_lastval(List *entries);
 static int64 call_lastval(void);
+static void forget_last(List *entries);
 static void note(List *entries);
 static bool exists(Oid relid);
 static void clear_table(void);
@@ -88,10 +92,17 @@ pw_sequences_touch(void)
 }
 
 void
+pw_sequences_drawn(void)
+{
+	touched = changed = drawn = true;
+}
+
+void
 pw_sequences_forgotten(void)
 {
 	last_entry = NULL;
 	touched = changed = true;
+	drawn = false;
 }
 
 bool
@@ -103,16 +114,11 @@ pw_sequences_changed(void)
 bool
 pw_sequences_look(void)
 {
-	HTAB	   *table;
-	List	   *entries;
-
 	if (!touched)
 		return true;
-	table = pw_core_table(PW_TABLE_SEQUENCES);
-	entries = known_sequences(table);
-	if (!find_last_entry(entries))
+	if (!find_last_entry(known_sequences(pw_core_table(PW_TABLE_SEQUENCES))))
 		return false;
-	note(entries);
+	note(known_sequences(pw_core_table(PW_TABLE_SEQUENCES)));
 	touched = false;
 	return true;
 }
@@ -145,15 +151,14 @@ is_known(const PwSequence *entry)
 static bool
 find_last_entry(List *entries)
 {
-	PwSequence *found;
-
-	if (entries == NIL)
+	if (!drawn || entries == NIL)
 		return true;
 	if (!lock_all(entries))
 		return false;
-	found = ask_lastval(entries);
-	if (found != NULL)
-		last_entry = found;
+	last_entry = ask_lastval(entries);
+	if (last_entry == NULL)
+		forget_last(entries);
+	drawn = false;
 	return true;
 }
 
@@ -239,6 +244,23 @@ call_lastval(void)
 }
 
 /*
+ * lastval() is not defined: what was last drawn from is gone, or nextval() has
+ * failed.  Either way the pointer may be to an entry that we do not know, so
+ * have PostgreSQL forget it together with all entries, and put these back.
+ */
+static void
+forget_last(List *entries)
+{
+	const PwSavedSequences *saved;
+
+	note(entries);
+	ResetSequenceCaches();
+	saved = (const PwSavedSequences *) in_force.data;
+	if (make_table(saved))
+		fill_table(saved);
+}
+
+/*
  * Bring "in_force" up to date.
  */
 static void
@@ -280,7 +302,7 @@ pw_sequences_apply(const char *part, size_t len)
 {
 	const PwSavedSequences *saved = (const PwSavedSequences *) part;
 
-	changed = false;
+	changed = drawn = false;
 	if (touched)
 	{
 		/* a client that has left: start anew */
@@ -399,9 +421,11 @@ open_sequence(Oid relid)
 	LOCAL_FCINFO(fcinfo, 1);
 	Oid			user;
 	int			security_context;
+	bool		in_transaction = IsTransactionState();
 	bool		found;
 
-	StartTransactionCommand();
+	if (!in_transaction)
+		StartTransactionCommand();
 	found = exists(relid);
 	if (found)
 	{
@@ -413,7 +437,8 @@ open_sequence(Oid relid)
 		(void) pg_sequence_last_value(fcinfo);
 		SetUserIdAndSecContext(user, security_context);
 	}
-	CommitTransactionCommand();
+	if (!in_transaction)
+		CommitTransactionCommand();
 	return found;
 }
 

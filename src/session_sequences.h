@@ -16,10 +16,11 @@
 extern void pw_sequences_init(void);
 
 /*
- * Something happened that may have drawn from a sequence; or PostgreSQL has
- * forgotten what the session knows of its sequences.
+ * Something happened that may have changed what the session knows of its
+ * sequences, or drawn a value; or PostgreSQL has forgotten what it knew.
  */
 extern void pw_sequences_touch(void);
+extern void pw_sequences_drawn(void);
 extern void pw_sequences_forgotten(void);
 
 /*

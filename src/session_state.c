@@ -160,7 +160,7 @@ typedef struct PwStatefulFunction
 static const PwStatefulFunction stateful_functions[] = {
 	{F_SET_CONFIG, pw_settings_touch, NULL},
 	{F_SETSEED, NULL, &seed_set},
-	{F_NEXTVAL, pw_sequences_touch, NULL},
+	{F_NEXTVAL, pw_sequences_drawn, NULL},
 	{F_SETVAL_REGCLASS_INT8, pw_sequences_touch, NULL},
 	{F_SETVAL_REGCLASS_INT8_BOOL, pw_sequences_touch, NULL},
 	{F_PG_ADVISORY_LOCK_INT8, NULL, NULL},
@@ -337,7 +337,7 @@ note_utility(Node *statement)
 	{
 		case T_AlterTableStmt:
 			if (adds_identity((AlterTableStmt *) statement))
-				pw_sequences_touch();
+				pw_sequences_drawn();
 			break;
 		case T_AlterSeqStmt:
 			pw_sequences_touch();
@@ -434,7 +434,7 @@ watch_executor_start(QueryDesc *queryDesc, int eflags)
 		note_target(rt_fetch(lfirst_int(cell), statement->rtable)->relid);
 	if (draws_next_value(statement->planTree) || list_draws_next_value(statement->subplans))
 	{
-		pw_sequences_touch();
+		pw_sequences_drawn();
 		touched = true;
 	}
 }
@@ -540,7 +540,7 @@ note_copy(CopyStmt *copy)
 		return;
 	for (int i = 0; i < RelationGetNumberOfAttributes(relation); i++)
 		if (TupleDescAttr(RelationGetDescr(relation), i)->attidentity != '\0')
-			pw_sequences_touch();
+			pw_sequences_drawn();
 	RelationClose(relation);
 }
 
