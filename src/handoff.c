@@ -126,6 +126,8 @@ static void find_command(void);
 static void count_transaction(void);
 static PwPinReason pin_reason(void);
 static bool serve_buffered(void);
+static bool is_leftover(char type);
+static void skip_message(void);
 static void serve_next(void);
 static bool is_passing_by(void);
 static bool try_queue(void);
@@ -511,15 +513,48 @@ pin_reason(void)
 static bool
 serve_buffered(void)
 {
-	if (PwSelf.client == PW_NONE || !pw_input_is_buffered())
-		return false;
-	if (pq_peekbyte() == 'X')
+	while (PwSelf.client != PW_NONE && pw_input_is_buffered())
 	{
-		pw_leave_client();
-		return false;
+		char		type = pq_peekbyte();
+
+		if (type == 'X')
+			pw_leave_client();
+		else if (is_leftover(type))
+			skip_message();
+		else
+		{
+			inject_if_needed();
+			return true;
+		}
 	}
-	inject_if_needed();
-	return true;
+	return false;
+}
+
+/*
+ * Between commands, PostgresMain() ignores a Flush and whatever a client has
+ * sent for a COPY before it heard of an error, and goes on reading, without a
+ * turn for us: a client that then says nothing would keep its slot.
+ */
+static bool
+is_leftover(char type)
+{
+	return type == 'd' || type == 'c' || type == 'f' || type == 'H';
+}
+
+static void
+skip_message(void)
+{
+	StringInfoData message;
+
+	initStringInfo(&message);
+	pq_startmsgread();
+	(void) pq_getbyte();
+	if (pq_getmessage(&message, PQ_LARGE_MESSAGE_LIMIT) != 0)
+	{
+		pq_endmsgread();
+		pw_leave_client();
+	}
+	pfree(message.data);
 }
 
 /*
@@ -638,6 +673,11 @@ start_command(void)
 
 	pw_count_active(true);
 	pg_atomic_write_u32(&PwSelf.slot->activity, PW_SLOT_BUSY);
+	if (is_leftover(peek.bytes[0]))
+	{
+		skip_message();
+		return serve_buffered();
+	}
 	if (replaces_unnamed(&peek))
 		pw_unnamed_void();
 	else

@@ -86,6 +86,38 @@ my @cases = (
 		query(q{SELECT nextval('s1')}),
 		(0, query('SELECT lastval()')) x 3,
 	],
+	[
+		'what a client has sent for a COPY that failed',
+		0,
+		[
+			[ Query    => 'COPY nowhere FROM STDIN' ],
+			[ CopyData => "1\n" ],
+			['CopyDone']
+		],
+		0,
+		[
+			[ Query    => 'COPY u (a) FROM STDIN' ],
+			[ CopyData => "x\n" ],
+			[ CopyFail => 'no' ]
+		],
+		0,
+		[
+			[ Query => 'COPY u (a) FROM STDIN' ], [ CopyData => "1\n" ],
+			['CopyDone'],                         ['Flush']
+		],
+		0,
+		query('SELECT count(*) FROM u'),
+		0,
+		query('BEGIN'),
+		0,
+		[
+			[ Query    => 'COPY nowhere FROM STDIN' ],
+			[ CopyData => "1\n" ],
+			['CopyDone']
+		],
+		0,
+		query('ROLLBACK'),
+	],
 );
 
 # What is different, and whether all slots are free in time.
