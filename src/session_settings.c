@@ -65,6 +65,7 @@ static StringInfoData in_force;
 static bool settings_touched = false;
 static bool settings_changed = false;
 
+static void allow_temp_buffers(void);
 static void look_at_settings(void);
 static bool belongs_to_session(const struct config_generic *setting);
 static bool is_transactions(const char *name);
@@ -84,6 +85,18 @@ void
 pw_settings_init(void)
 {
 	initStringInfo(&in_force);
+	allow_temp_buffers();
+}
+
+/*
+ * Temporary buffers stay with the backend, so PostgreSQL does not let a session
+ * change their number once it has used temporary tables.  Here it may have been
+ * another session.
+ */
+static void
+allow_temp_buffers(void)
+{
+	((struct config_int *) pw_guc_find("temp_buffers"))->check_hook = NULL;
 }
 
 void

@@ -118,6 +118,16 @@ my @cases = (
 		0,
 		query('ROLLBACK'),
 	],
+	[
+		'temp_buffers where others have used temporary tables',
+		(   0, query('CREATE TEMP TABLE tmp AS SELECT 1 AS a'),
+			0, query('DROP TABLE tmp')) x 3,
+		1,
+		query(q{SET temp_buffers = '900kB'}),
+		(1, query('SHOW temp_buffers')) x 3,
+		2,
+		query('SHOW temp_buffers'),
+	],
 );
 
 # What is different, and whether all slots are free in time.
