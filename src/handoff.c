@@ -411,6 +411,7 @@ note_message(char type, const char *data)
 			pw_statements_parsed();
 			break;
 		case '2':				/* BindComplete */
+		case 'E':				/* maybe of a Bind that had its plan already */
 			pw_statements_used();
 			break;
 		case '3':				/* CloseComplete */

@@ -104,6 +104,7 @@ static void reseed(void);
 static void watch_seed(void);
 static void assign_seed(double newval, void *extra);
 static void note_utility(Node *statement);
+static bool may_execute(Node *statement);
 static void note_utility_done(Node *statement);
 static void note_discard(DiscardStmt *discard);
 static bool leaves_nothing(Node *statement);
@@ -327,6 +328,8 @@ watch_utility(PlannedStmt *pstmt, const char *queryString,
 static void
 note_utility(Node *statement)
 {
+	if (may_execute(statement))
+		pw_statements_used();
 	if (leaves_nothing(statement))
 		return;
 	touched = true;
@@ -355,6 +358,14 @@ note_utility(Node *statement)
 	}
 }
 
+/* EXECUTE, or a statement that it can be a part of. */
+static bool
+may_execute(Node *statement)
+{
+	return IsA(statement, ExecuteStmt) || IsA(statement, ExplainStmt) ||
+		IsA(statement, CreateTableAsStmt);
+}
+
 /* What is known once a statement has succeeded. */
 static void
 note_utility_done(Node *statement)
@@ -366,11 +377,6 @@ note_utility_done(Node *statement)
 			break;
 		case T_DeallocateStmt:
 			pw_statements_removed();
-			break;
-		case T_ExecuteStmt:
-		case T_ExplainStmt:
-		case T_CreateTableAsStmt:
-			pw_statements_used();
 			break;
 		case T_DiscardStmt:
 			note_discard((DiscardStmt *) statement);

@@ -128,6 +128,18 @@ my @cases = (
 		2,
 		query('SHOW temp_buffers'),
 	],
+	[
+		'plans of an EXECUTE that fails',                          0,
+		[ [ Parse => 'a', 'CALL commits(2)' ], ['Sync'] ],         0,
+		query('EXECUTE a'),                                        0,
+		query($counts),                                            0,
+		query('PREPARE b (int) AS SELECT fails($1)'),              0,
+		query('EXECUTE b(0)'),                                     0,
+		[ [ Bind => '', 'b', '0' ], [ Execute => '' ], ['Sync'] ], 0,
+		query($counts),                                            0,
+		query('EXPLAIN (COSTS OFF) EXECUTE b(1)'),                 0,
+		query($counts),
+	],
 );
 
 # What is different, and whether all slots are free in time.
