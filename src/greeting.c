@@ -70,6 +70,9 @@ send_built(const PQcommMethods *methods, StringInfo message)
 	resetStringInfo(message);
 }
 
+/*
+ * In the form in which SHOW would show them, as PostgreSQL reports them.
+ */
 void
 pw_report_all(const PQcommMethods *methods)
 {
@@ -83,7 +86,7 @@ pw_report_all(const PQcommMethods *methods)
 		if ((settings[i]->flags & GUC_REPORT) == 0)
 			continue;
 		pw_build_parameter_status(&message, settings[i]->name,
-								  GetConfigOption(settings[i]->name, false, false));
+								  GetConfigOptionByName(settings[i]->name, NULL, false));
 		send_built(methods, &message);
 	}
 	pfree(message.data);

@@ -140,6 +140,13 @@ my @cases = (
 		query('EXPLAIN (COSTS OFF) EXECUTE b(1)'),                 0,
 		query($counts),
 	],
+	[
+		'reported settings as SHOW has them',
+		0,
+		connects(options => '-c TimeZone=-3'),
+		0,
+		connects(options => '-c TimeZone=UTC'),
+	],
 );
 
 # What is different, and whether all slots are free in time.
