@@ -77,11 +77,12 @@ static TimestampTz baseline_reload_time = 0;
 static void change(const char *old, size_t old_len, const char *new, size_t new_len);
 static bool differ_simply(const char *old, size_t old_len, const char *new, size_t new_len);
 static bool is_simple(const char *name);
+static bool occurs_before(const char *list, const char *name);
 static const char *next_string(const char *string);
 static void apply_differences(const char *old, const char *new, size_t new_len);
 static void restore_all(void);
 static void apply_list(const char *settings, size_t len);
-static void apply_one(const char *name, const char *value, GucContext context);
+static void apply_one(const char *name, const char *value, GucContext context, bool first);
 static PwBaseline *remember_baseline(const char *name);
 static void take_placeholder_back(const char *name);
 static void restore_baseline(PwBaseline *baseline);
@@ -151,20 +152,21 @@ change(const char *old, size_t old_len, const char *new, size_t new_len)
 }
 
 /*
- * Do these lists have the same names, in the same order, and values that differ
- * for simple_settings only?
+ * Do these lists have the same names, in the same order and each of them once,
+ * and values that differ for simple_settings only?
  */
 static bool
 differ_simply(const char *old, size_t old_len, const char *new, size_t new_len)
 {
 	const char *old_end = old + old_len;
 	const char *new_end = new + new_len;
+	const char *list = new;
 
 	while (old < old_end && new < new_end)
 	{
 		const char *name = new;
 
-		if (strcmp(old, name) != 0)
+		if (strcmp(old, name) != 0 || occurs_before(list, name))
 			return false;
 		old = next_string(old);
 		new = next_string(new);
@@ -181,6 +183,18 @@ is_simple(const char *name)
 {
 	for (int i = 0; i < lengthof(simple_settings); i++)
 		if (pg_strcasecmp(name, simple_settings[i]) == 0)
+			return true;
+	return false;
+}
+
+/*
+ * Is the name at this place of a list also at an earlier one?
+ */
+static bool
+occurs_before(const char *list, const char *name)
+{
+	for (; list < name; list = next_string(next_string(list)))
+		if (pg_strcasecmp(list, name) == 0)
 			return true;
 	return false;
 }
@@ -203,7 +217,7 @@ apply_differences(const char *old, const char *new, size_t new_len)
 		old = next_string(old);
 		new = next_string(new);
 		if (strcmp(old, new) != 0)
-			apply_one(name, new, PGC_BACKEND);
+			apply_one(name, new, PGC_BACKEND, true);
 		old = next_string(old);
 		new = next_string(new);
 	}
@@ -256,16 +270,18 @@ apply_list(const char *settings, size_t len)
 		const char *name = next;
 		const char *value = next_string(name);
 
-		apply_one(name, value, superuser() ? PGC_SU_BACKEND : PGC_BACKEND);
+		apply_one(name, value, superuser() ? PGC_SU_BACKEND : PGC_BACKEND,
+				  !occurs_before(settings, name));
 		next = next_string(value);
 	}
 }
 
 /*
- * Set one setting as process_startup_options() does.
+ * Set one setting as process_startup_options() does.  It may have been set
+ * before by the same list.
  */
 static void
-apply_one(const char *name, const char *value, GucContext context)
+apply_one(const char *name, const char *value, GucContext context, bool first)
 {
 	PwBaseline *baseline = remember_baseline(name);
 
@@ -273,7 +289,7 @@ apply_one(const char *name, const char *value, GucContext context)
 	if (pw_guc_find(name) == NULL)
 		pw_placeholder_show(name);
 	baseline->overridden = true;
-	if (pg_strcasecmp(name, "datestyle") == 0)
+	if (first && pg_strcasecmp(name, "datestyle") == 0)
 		SetConfigOption(name, server_datestyle, PGC_BACKEND, PGC_S_CLIENT);
 	(void) set_config_option(name, value, context, PGC_S_CLIENT, GUC_ACTION_SET, true, 0,
 							 false);

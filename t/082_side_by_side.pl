@@ -147,7 +147,20 @@ my @cases = (
 		0,
 		connects(options => '-c TimeZone=UTC'),
 	],
-);
+	[
+		'a startup setting twice', 0,
+		connects(options => '-c DateStyle=SQL,\\ DMY -c DateStyle=YMD'), 1,
+		connects(options => '-c DateStyle=German', DateStyle => 'MDY'),  0,
+		query('SHOW DateStyle'),
+	],
+	[
+		'a startup setting twice, with one difference',
+		2,
+		connects(options => '-c TimeZone=UTC -c TimeZone=Asia/Tokyo'),
+		3,
+		connects(options => '-c TimeZone=Asia/Kabul -c TimeZone=Asia/Tokyo'),
+		map({ ($_, query('SHOW TimeZone')) } (2, 3) x 3),
+	],);
 
 # What is different, and whether all slots are free in time.
 sub difference
