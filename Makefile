@@ -25,6 +25,7 @@ OBJS = \
 	src/lost_client.o \
 	src/metrics.o \
 	src/opaque_state.o \
+	src/pin_request.o \
 	src/pool.o \
 	src/pool_changes.o \
 	src/pool_size.o \

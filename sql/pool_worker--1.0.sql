@@ -100,6 +100,26 @@ REVOKE ALL ON FUNCTION pool_check() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION pool_check() TO pg_monitor;
 
 --
+-- Changing one's own session: for everybody
+--
+
+CREATE FUNCTION pool_pin()
+RETURNS bool
+AS 'MODULE_PATHNAME', 'pool_worker_pin_1_0'
+LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
+
+COMMENT ON FUNCTION pool_pin() IS
+'keeps this session in its slot, until pool_unpin()';
+
+CREATE FUNCTION pool_unpin()
+RETURNS bool
+AS 'MODULE_PATHNAME', 'pool_worker_unpin_1_0'
+LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
+
+COMMENT ON FUNCTION pool_unpin() IS
+'ends what pool_pin() has begun';
+
+--
 -- Changing: for superusers, until granted
 --
 

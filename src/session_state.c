@@ -83,6 +83,12 @@ static bool listen_uncertain = false;
 static bool seed_set = false;
 static bool other_state = false;
 
+/* Between pool_pin() and pool_unpin(), for what nobody can see. */
+static bool pin_requested = false;
+
+/* This backend is a slot. */
+static bool watching = false;
+
 /* The answer while nothing is touched, and what it is based on. */
 static PwPinReason current_reason = PW_PIN_NONE;
 static bool is_listening = false;
@@ -137,6 +143,7 @@ typedef struct PwStateKind
 } PwStateKind;
 
 static const PwStateKind state_kinds[] = {
+	{PW_PIN_REQUESTED, NULL, &pin_requested, false},
 	{PW_PIN_TEMPORARY_OBJECTS, has_temporary_objects, NULL, true},
 	{PW_PIN_LISTEN, has_listen, NULL, true},
 	{PW_PIN_CURSORS, has_cursors, NULL, true},
@@ -199,6 +206,7 @@ pw_session_state_init(void)
 	prev_object_access = object_access_hook;
 	object_access_hook = watch_object_access;
 	watch_seed();
+	watching = true;
 }
 
 /*
@@ -236,6 +244,16 @@ pw_session_closed(void)
 {
 	if (current_reason != PW_PIN_NONE)
 		touched = true;
+}
+
+bool
+pw_session_request_pin(bool pin, bool *before)
+{
+	*before = pin_requested;
+	if (watching)
+		pin_requested = pin;
+	touched = true;
+	return watching;
 }
 
 PwPinReason
@@ -393,7 +411,10 @@ static void
 note_discard(DiscardStmt *discard)
 {
 	if (discard->target == DISCARD_ALL)
+	{
 		pw_statements_removed();
+		pin_requested = false;
+	}
 	if (discard->target == DISCARD_ALL || discard->target == DISCARD_SEQUENCES)
 		pw_sequences_forgotten();
 }

@@ -16,6 +16,13 @@
 extern void pw_session_state_init(void);
 
 /*
+ * The client asks to be kept in this backend, or no longer.  *before says what
+ * it asked for last.  False if this backend is not a slot, and nobody would take
+ * it away.
+ */
+extern bool pw_session_request_pin(bool pin, bool *before);
+
+/*
  * Is there state that keeps the client in this backend?  Costs nothing while
  * nothing has happened since the last call that could change the answer.  Not
  * to be called inside a transaction; may open one of its own.

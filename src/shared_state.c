@@ -95,6 +95,7 @@ const char *const pw_pin_reason_names[PW_PIN_NREASONS] = {
 	[PW_PIN_RANDOM_SEED] = "random seed",
 	[PW_PIN_OTHER] = "other session state",
 	[PW_PIN_SESSION_SIZE] = "session size",
+	[PW_PIN_REQUESTED] = "requested by pool_pin()",
 };
 
 static void shared_state_request(void);

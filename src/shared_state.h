@@ -153,9 +153,10 @@ typedef enum PwPinReason
 	PW_PIN_RANDOM_SEED,			/* setseed() */
 	PW_PIN_OTHER,				/* something that cannot be looked into */
 	PW_PIN_SESSION_SIZE,		/* larger than max_session_size */
+	PW_PIN_REQUESTED,			/* pool_pin() */
 } PwPinReason;
 
-#define PW_PIN_NREASONS (PW_PIN_SESSION_SIZE + 1)
+#define PW_PIN_NREASONS (PW_PIN_REQUESTED + 1)
 
 /*
  * Entries for clients beyond pool_worker.max_clients, so that one too many
