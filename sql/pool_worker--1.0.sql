@@ -25,7 +25,9 @@ CREATE FUNCTION pool_status(
     OUT peak_active  int4,
     OUT transactions int8,
     OUT reuse_rate   float8,    -- percent, NULL before the first attach
-    OUT failed       int8
+    OUT failed       int8,
+    OUT pinned_sessions int4,   -- slots kept for the state of a session
+    OUT max_pinned   int4       -- so many of them leave room for others
 )
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'pool_worker_status_1_0'

@@ -51,7 +51,11 @@ SELECT transactions - :before FROM pool_clients();
 SELECT pg_advisory_lock(4);
 SELECT state, pin_reason FROM pool_clients();
 SELECT state, pin_reason FROM pool_slots();
+SELECT pinned_sessions, max_pinned, utilization FROM pool_status() WHERE role = current_user;
 SELECT pg_advisory_unlock(4);
+SELECT pool_pin();
+SELECT state, pin_reason FROM pool_clients();
+SELECT pool_unpin();
 SELECT state, pin_reason FROM pool_clients();
 BEGIN;
 SELECT state, pin_reason FROM pool_clients();
@@ -73,6 +77,10 @@ SELECT role, state, slots, active, idle, pinned, clients, utilization
 FROM pool_status() WHERE role = 'regress_pool_alice' AND slots > 0;
 SELECT role, client, address, application, state, pin_reason
 FROM pool_slots() WHERE role = 'regress_pool_alice';
+
+-- a session without a pool has nothing to pin, and nothing to fear
+SELECT pool_pin();
+SELECT pool_unpin();
 
 -- the slot goes with its role
 SELECT bool_and(pg_terminate_backend(pid, 60000)) AS gone

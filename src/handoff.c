@@ -574,6 +574,7 @@ serve_next(void)
 		if (PwSelf.client == PW_NONE)
 			PwSelf.transaction_status = 'I';
 		reason = pin_reason();
+		pw_note_pin(reason);
 		if (reason == PW_PIN_NONE)
 			pw_check_stale();
 

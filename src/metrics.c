@@ -66,7 +66,7 @@ const PwMetricInfo pw_pool_metrics[] = {
 	},
 	[PW_POOL_UTILIZATION] = {
 		"utilization", PW_METRIC_PERCENT,
-		"Active and pinned slots, in percent of pool_size."
+		"Active and pinned slots that count against pool_size, in percent of it."
 	},
 	[PW_POOL_PEAK_ACTIVE] = {
 		"peak_active", PW_METRIC_GAUGE,
@@ -83,6 +83,14 @@ const PwMetricInfo pw_pool_metrics[] = {
 	[PW_POOL_FAILED] = {
 		"failed", PW_METRIC_COUNTER,
 		"Logins refused, slot logins failed, and clients lost with their slot."
+	},
+	[PW_POOL_PINNED_SESSIONS] = {
+		"pinned_sessions", PW_METRIC_GAUGE,
+		"Slots, active or not, that are kept for the state of their client's session."
+	},
+	[PW_POOL_MAX_PINNED] = {
+		"max_pinned", PW_METRIC_GAUGE,
+		"The most of these that do not count against pool_size."
 	},
 };
 
@@ -165,6 +173,7 @@ sample_pool(PwPoolSample *sample, RateParts *parts, int pool)
 		pg_atomic_read_u32((pg_atomic_uint32 *) &shared->peak_active);
 	sample->value[PW_POOL_TRANSACTIONS] = shared->past_transactions;
 	sample->value[PW_POOL_FAILED] = shared->failed;
+	sample->value[PW_POOL_MAX_PINNED] = shared->max_pinned;
 	parts->attaches = shared->past_attaches;
 	parts->cold_slots = shared->cold_slots;
 }
@@ -197,6 +206,8 @@ sample_slot(PwPoolSample *sample, RateParts *parts, const PwShmSlot *slot)
 	if (metric != PW_POOL_NMETRICS && metric != PW_POOL_SLOTS_OPENING)
 		sample->value[PW_POOL_SLOTS] += 1;
 
+	if (slot->session_pin != PW_PIN_NONE)
+		sample->value[PW_POOL_PINNED_SESSIONS] += 1;
 	sample->value[PW_POOL_TRANSACTIONS] += slot->transactions;
 	parts->attaches += slot->attaches;
 }
@@ -211,10 +222,12 @@ static void
 sample_rates(PwPoolSample *sample, const RateParts *parts)
 {
 	uint64		opened = Min(parts->cold_slots, parts->attaches);
+	double		apart = Min(sample->value[PW_POOL_PINNED_SESSIONS],
+							sample->value[PW_POOL_MAX_PINNED]);
+	double		in_use = sample->value[PW_POOL_ACTIVE] + sample->value[PW_POOL_PINNED];
 
 	sample->value[PW_POOL_UTILIZATION] =
-		percent(sample->value[PW_POOL_ACTIVE] + sample->value[PW_POOL_PINNED],
-				sample->value[PW_POOL_SIZE]);
+		percent(Max(in_use - apart, 0), sample->value[PW_POOL_SIZE]);
 	sample->value[PW_POOL_REUSE_RATE] =
 		percent(parts->attaches - opened, parts->attaches);
 }

@@ -46,6 +46,8 @@ typedef enum PwPoolMetric
 	PW_POOL_TRANSACTIONS,
 	PW_POOL_REUSE_RATE,
 	PW_POOL_FAILED,
+	PW_POOL_PINNED_SESSIONS,
+	PW_POOL_MAX_PINNED,
 
 	PW_POOL_NMETRICS			/* keep last */
 } PwPoolMetric;

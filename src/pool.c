@@ -402,6 +402,7 @@ pool_create(const PwLogin *login, PwReport *why)
 		namestrcpy(&pool->shared->database, login->database);
 		namestrcpy(&pool->shared->role, login->role);
 		pool->shared->pool_size = pw_pool_size;
+		pool->shared->max_pinned = pw_max_pinned < 0 ? pw_pool_size : pw_max_pinned;
 		pool->shared->last_error[0] = '\0';
 		pool->shared->in_use = true;
 		LWLockRelease(&PwControl->lock);

@@ -66,6 +66,7 @@ extern void pw_pool_size_reload(void);
 extern void pw_pool_want_slot(PwPool *pool);
 extern void pw_pool_drop_unused(void);
 extern bool pw_pool_can_grow(PwPool *pool);
+extern int	pw_pool_slot_limit(PwPool *pool);
 extern void pw_pool_open_succeeded(PwPool *pool);
 extern void pw_pool_open_failed(int slot, int pool, const PwSlotFailure *failure);
 extern void pw_pool_slot_gone(PwPool *pool);

@@ -6,10 +6,11 @@
  * Runs in: pool worker.
  *
  * A pool grows by one slot when a client is ready and no slot is idle, nor will
- * be in a moment, up to pool_size, with few logins at a time.  It shrinks when
- * slots have been idle for long, and when another pool needs the room under
- * max_slots.  A login that failed is tried again after a while, as long as
- * somebody waits for it; in the end the waiting clients are told why.
+ * be in a moment, with few logins at a time, up to pool_size and the slots that
+ * are pinned besides.  It shrinks when slots have been idle for long, and when
+ * another pool needs the room under max_slots.  A login that failed is tried
+ * again after a while, as long as somebody waits for it; in the end the waiting
+ * clients are told why.
  *
  *-------------------------------------------------------------------------
  */
@@ -65,7 +66,7 @@ static void remember_failure(PwPool *pool, const PwSlotFailure *failure);
 static const char *failure_hint(PwPool *pool, const PwSlotFailure *failure);
 static void refuse_waiting(PwPool *pool, const PwSlotFailure *failure);
 static void prewarm_pair(const char *database, const char *role, void *arg);
-static void set_minimum(PwPool *pool);
+static void set_limits(PwPool *pool);
 static void serve_wanting_pools(void);
 static void reclaimed(int slot);
 
@@ -96,7 +97,7 @@ pw_pool_size_reload(void)
 
 		if (!pool->shared->in_use)
 			continue;
-		set_minimum(pool);
+		set_limits(pool);
 		pw_pool_look_after(pool);
 	}
 }
@@ -129,9 +130,10 @@ prewarm_pair(const char *database, const char *role, void *arg)
 }
 
 static void
-set_minimum(PwPool *pool)
+set_limits(PwPool *pool)
 {
 	pool->shared->pool_size = pw_pool_size;
+	pool->shared->max_pinned = pw_max_pinned < 0 ? pw_pool_size : pw_max_pinned;
 	pool->min_slots = pool->is_gone ? 0 : Min(pw_min_pool_size, pw_pool_size);
 	if (pool->prewarmed)
 		pool->min_slots = Max(pool->min_slots, 1);
@@ -156,7 +158,7 @@ tick(void *arg)
 
 		if (!pool->shared->in_use)
 			continue;
-		set_minimum(pool);
+		set_limits(pool);
 		pool->shared->waiting = count_waiting(pool);
 		busy = busy || pool->shared->waiting > 0;
 		retire_idle(pool);
@@ -283,9 +285,27 @@ pw_pool_can_grow(PwPool *pool)
 {
 	PwShmPool  *shared = pool->shared;
 
-	return shared->slots + shared->opening < shared->pool_size &&
-		shared->opening == 0 && pool->retry.expires_at == 0 &&
-		pool->growth.expires_at == 0 && !pool->wants_slot;
+	return shared->opening == 0 && pool->retry.expires_at == 0 &&
+		pool->growth.expires_at == 0 && !pool->wants_slot &&
+		(shared->slots < shared->pool_size || shared->slots < pw_pool_slot_limit(pool));
+}
+
+/*
+ * How many slots the pool may have.  Up to max_pinned of those that are kept for
+ * a client's session do not count, for they are no use to anybody else.
+ */
+int
+pw_pool_slot_limit(PwPool *pool)
+{
+	int			index = pool->shared - PwPools;
+	int			pinned = 0;
+
+	for (int i = 0; i < PwControl->max_slots; i++)
+		if (PwSlots[i].pool == index &&
+			PwSlots[i].worker_generation == PwControl->worker_generation &&
+			PwSlots[i].session_pin != PW_PIN_NONE)
+			pinned++;
+	return pool->shared->pool_size + Min(pinned, pool->shared->max_pinned);
 }
 
 /* Does anybody wait in the pool's queue? */
@@ -372,7 +392,7 @@ static void
 retire_idle(PwPool *pool)
 {
 	int			spare = pool->shared->slots - pool->min_slots;
-	int			over = pool->shared->slots - pool->shared->pool_size;
+	int			over = pool->shared->slots - pw_pool_slot_limit(pool);
 
 	while (spare-- > 0)
 	{

@@ -31,6 +31,9 @@
 
 #include "settings.h"
 
+/* More slots than this no server has use for. */
+#define MAX_POOL_SIZE 10000
+
 /* Beyond this, seconds do not fit into an int as milliseconds. */
 #define MAX_SECONDS (INT_MAX / 1000)
 
@@ -51,6 +54,7 @@ int			pw_port;
 char	   *pw_unix_socket_directories;
 
 /* pools */
+int			pw_max_pinned;
 int			pw_max_pools;
 int			pw_max_session_size;
 int			pw_min_pool_size;
@@ -158,6 +162,16 @@ define_client_settings(void)
 static void
 define_pool_settings(void)
 {
+	DefineCustomIntVariable("pool_worker.max_pinned",
+							"Sets the number of slots a pool may open in place of those that their clients keep.",
+							"Slots kept for the state of a session do not count against pool_size, up to this number.  -1 means pool_size.",
+							&pw_max_pinned,
+							-1,
+							-1, MAX_POOL_SIZE,
+							PGC_SIGHUP,
+							0,
+							NULL, NULL, NULL);
+
 	DefineCustomIntVariable("pool_worker.max_pools",
 							"Sets the maximum number of pools.",
 							"There is one pool for each database and role that clients use together.",
@@ -173,7 +187,7 @@ define_pool_settings(void)
 							"0 lets a pool close all its slots.  More than pool_size has no effect.",
 							&pw_min_pool_size,
 							0,
-							0, 10000,
+							0, MAX_POOL_SIZE,
 							PGC_SIGHUP,
 							0,
 							NULL, NULL, NULL);
@@ -203,7 +217,7 @@ define_pool_settings(void)
 							NULL,
 							&pw_pool_size,
 							20,
-							1, 10000,
+							1, MAX_POOL_SIZE,
 							PGC_SIGHUP,
 							0,
 							NULL, NULL, NULL);

@@ -29,6 +29,7 @@ extern int	pw_max_clients;
 extern int	pw_pool_mode;		/* PwPoolMode */
 extern int	pw_pool_size;
 extern int	pw_min_pool_size;
+extern int	pw_max_pinned;		/* -1: pool_size */
 extern char *pw_prewarm;		/* list of database/role */
 extern int	pw_max_slots;		/* -1: derived from max_connections */
 extern int	pw_max_pools;

@@ -214,7 +214,8 @@ typedef struct PwShmClient
 	TimestampTz state_since;	/* last attach, park or pin */
 	TimestampTz reload_seen;	/* configuration whose reported parameters the
 								 * client knows */
-	TimestampTz pinned_since;	/* 0 while not pinned */
+	TimestampTz pinned_since;	/* keeps its slot, for whatever reasons; 0
+								 * while it does not */
 	char		application_name[NAMEDATALEN];
 
 	/* Index plus one of the next leaver, 0 at the end of the list. */
@@ -244,6 +245,9 @@ typedef struct PwShmSlot
 	TimestampTz opened_at;
 	TimestampTz state_since;	/* last change to or from IDLE or PINNED */
 	uint8		pin_reason;		/* PwPinReason, of the current client */
+	uint8		session_pin;	/* the same as of the end of its last
+								 * transaction, if what pinned it then is the
+								 * state of its session; else PW_PIN_NONE */
 	uint64		transactions;	/* served since it was opened */
 	uint64		attaches;		/* clients attached since it was opened */
 } PwShmSlot;
@@ -258,7 +262,8 @@ typedef struct PwShmPool
 	NameData	role;
 
 	/* written by the worker, read by anyone */
-	int			pool_size;		/* limit in force for this pool */
+	int			pool_size;		/* limits in force for this pool: of slots, */
+	int			max_pinned;		/* and of pinned ones that do not count */
 	int			slots;			/* open, opening not included */
 	int			opening;
 	int			clients;		/* authenticated, parked or attached */

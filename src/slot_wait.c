@@ -153,14 +153,11 @@ static void
 declare(PwSlotActivity activity, PwPinReason reason)
 {
 	PwSelf.slot->state_since = GetCurrentTimestamp();
-	PwSelf.slot->pin_reason = reason;
+	pw_note_pin(reason);
 	if (PwSelf.client != PW_NONE)
 	{
 		PwShmClient *client = &PwClients[PwSelf.client];
 
-		if (client->pin_reason != reason)
-			client->pinned_since = reason == PW_PIN_NONE ? 0 : PwSelf.slot->state_since;
-		client->pin_reason = reason;
 		client->state_since = PwSelf.slot->state_since;
 		strlcpy(client->application_name, application_name, NAMEDATALEN);
 	}
@@ -181,6 +178,32 @@ declare(PwSlotActivity activity, PwPinReason reason)
 		pg_atomic_write_u32(&PwSelf.pool->poked, 1);
 		pw_wake_worker();
 	}
+}
+
+/*
+ * A pin begins when the client begins to keep its slot, and goes on while there
+ * is any reason to, not always the same.  What pins its session keeps counting
+ * while a transaction is open, for it will still be there afterwards.
+ */
+void
+pw_note_pin(PwPinReason reason)
+{
+	PwShmClient *client;
+
+	if (reason != PW_PIN_TRANSACTION)
+		PwSelf.slot->session_pin = reason == PW_PIN_SESSION_MODE ? PW_PIN_NONE : reason;
+	PwSelf.slot->pin_reason = reason;
+	if (PwSelf.client == PW_NONE)
+		return;
+
+	client = &PwClients[PwSelf.client];
+	if (client->pin_reason == reason)
+		return;
+	client->pin_reason = reason;
+	if (reason == PW_PIN_NONE)
+		client->pinned_since = 0;
+	else if (client->pinned_since == 0)
+		client->pinned_since = GetCurrentTimestamp();
 }
 
 /*

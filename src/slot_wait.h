@@ -21,6 +21,12 @@
  */
 extern void pw_wait_for_work(PwPinReason reason);
 
+/*
+ * Say why our client keeps us, or that it does not.  To be called before it
+ * could be parked, too.
+ */
+extern void pw_note_pin(PwPinReason reason);
+
 /* Count ourselves in pool->active, or no longer; fine if that is so already. */
 extern void pw_count_active(bool active);
 

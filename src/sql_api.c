@@ -37,7 +37,7 @@
 #include "shared_state.h"
 
 /* no function returns more columns than this */
-#define MAX_COLUMNS 16
+#define MAX_COLUMNS 32
 
 /* A row in the making. */
 typedef struct Row

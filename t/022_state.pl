@@ -17,6 +17,7 @@ use Test::More;
 my $node = PoolWorker->new('main')->setup(
 	conf => q{
 pool_worker.pool_size = 1
+pool_worker.max_pinned = 0
 max_prepared_transactions = 2
 },
 	sql => q{

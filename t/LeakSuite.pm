@@ -348,8 +348,9 @@ sub new
 {
 	my ($class, %params) = @_;
 	my $node = PoolWorker->new('main')->setup(
-		conf => "pool_worker.pool_size = 1\n" . ($params{conf} // ''),
-		sql  => q{
+		conf => "pool_worker.pool_size = 1\npool_worker.max_pinned = 0\n"
+		  . ($params{conf} // ''),
+		sql => q{
 	CREATE ROLE boss LOGIN SUPERUSER;
 	CREATE ROLE other;
 	CREATE ROLE alice LOGIN IN ROLE other;
