@@ -31,6 +31,7 @@ OBJS = \
 	src/pool_size.o \
 	src/prepared_statements.o \
 	src/protocol.o \
+	src/queue.o \
 	src/session.o \
 	src/session_libraries.o \
 	src/session_sequences.o \

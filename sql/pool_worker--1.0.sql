@@ -27,7 +27,11 @@ CREATE FUNCTION pool_status(
     OUT reuse_rate   float8,    -- percent, NULL before the first attach
     OUT failed       int8,
     OUT pinned_sessions int4,   -- slots kept for the state of a session
-    OUT max_pinned   int4       -- so many of them leave room for others
+    OUT max_pinned   int4,      -- so many of them leave room for others
+    OUT waiting_for  float8,    -- ms, of the one who waits longest now
+    OUT wait_time    float8,    -- ms, of all who have waited
+    OUT longest_wait float8,    -- ms, of these
+    OUT turned_away  int8
 )
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'pool_worker_status_1_0'
@@ -74,7 +78,8 @@ CREATE FUNCTION pool_clients(
     OUT pin_reason   text,      -- NULL unless it keeps its slot
     OUT since        timestamptz,   -- in this state
     OUT connected_at timestamptz,
-    OUT transactions int8
+    OUT transactions int8,
+    OUT last_wait    float8     -- ms, before it got its last slot
 )
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'pool_worker_clients_1_0'

@@ -61,6 +61,9 @@ BEGIN;
 SELECT state, pin_reason FROM pool_clients();
 COMMIT;
 
+-- nobody has to wait
+SELECT waiting, waiting_for, turned_away FROM pool_status() WHERE role = current_user;
+
 -- after it has left its slot stays, and nobody's
 \c - :superuser - :server_port
 SET statement_timeout = '60s';

@@ -50,6 +50,7 @@
 #include "utils/memutils.h"
 #include "utils/ps_status.h"
 #include "utils/timeout.h"
+#include "utils/timestamp.h"
 
 #include "attachment.h"
 #include "descriptors.h"
@@ -61,6 +62,7 @@
 #include "slot_self.h"
 #include "startup_settings.h"
 
+static void note_attached(PwShmClient *client);
 static void return_client(int client);
 static uint64 own_word(int client);
 static void set_slot_client(int client);
@@ -94,10 +96,25 @@ pw_attach_client(int client)
 	whereToSendOutput = DestRemote;
 	pw_lost_client_watch(true);
 	pw_identity_assume(&PwClients[client]);
-	PwClients[client].last_slot = PwSelf.index;
-	PwClients[client].state_since = PwSelf.slot->state_since;
-	PwSelf.slot->attaches++;
+	note_attached(&PwClients[client]);
 	return open_session(client);
+}
+
+/*
+ * Note whom we have attached, and for how long it has waited for that.
+ */
+static void
+note_attached(PwShmClient *client)
+{
+	PwShmSlot  *slot = PwSelf.slot;
+	TimestampTz waiting_since = pw_client_waiting_since(client);
+
+	client->last_slot = PwSelf.index;
+	client->state_since = GetCurrentTimestamp();
+	client->last_wait = waiting_since == 0 ? 0 : Max(0, client->state_since - waiting_since);
+	slot->attaches++;
+	slot->wait_time += client->last_wait;
+	slot->longest_wait = Max(slot->longest_wait, client->last_wait);
 }
 
 /*
@@ -243,6 +260,7 @@ pw_park_client(uint32 ready_when)
 	shared->pin_reason = PW_PIN_NONE;
 	shared->pinned_since = 0;
 	detach_client();
+	shared->parked_at = shared->state_since = GetCurrentTimestamp();
 	(void) pw_client_move(shared, word, PW_CLIENT_PARKED, PW_NONE);
 
 	/*

@@ -17,7 +17,9 @@
  */
 #include "postgres.h"
 
+#include <linux/sockios.h>
 #include <netinet/tcp.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -90,6 +92,7 @@ static bool client_feed(int client, const char *data, size_t len);
 static bool client_send(int client);
 static void finish_admission(int client);
 static void end_admission(PwClient *local);
+static bool has_unsent_output(int client);
 static bool try_close(int client, uint64 word);
 static void free_entry(int client, bool was_shut_down);
 static void free_session(PwShmClient *shared);
@@ -347,10 +350,12 @@ init_entry(int client, const SockAddr *raddr)
 	shared->id = next_id++;
 	shared->raddr = *raddr;
 	shared->connected_at = shared->state_since = pw_loop_now();
-	shared->said_hello = false;
+	shared->told_ok = shared->said_hello = false;
 	shared->pin_reason = PW_PIN_NONE;
 	shared->pinned_since = 0;
 	shared->last_slot = PW_NONE;
+	shared->parked_at = shared->ready_since = 0;
+	shared->last_wait = 0;
 	shared->transactions = 0;
 	shared->application_name[0] = '\0';
 	shared->settings = shared->session = InvalidDsaPointer;
@@ -664,6 +669,7 @@ pw_client_close(int client)
 	switch (PW_WORD_STATE(word))
 	{
 		case PW_CLIENT_ADMITTING:
+		case PW_CLIENT_HELD:
 		case PW_CLIENT_LEAVING:
 		case PW_CLIENT_PARKED:
 			return try_close(client, word);
@@ -703,6 +709,68 @@ pw_client_refuse(int client, const PwReport *report)
 	send_farewell(client, report);
 	free_entry(client, false);
 	return true;
+}
+
+bool
+pw_client_tell(int client, const PwReport *report)
+{
+	PwShmClient *shared = &PwClients[client];
+	uint64		word = pg_atomic_read_u64(&shared->word);
+	StringInfoData out;
+	int			notice_at;		/* where in "out" */
+	bool		told;
+
+	initStringInfo(&out);
+	pw_build_authentication(&out, AUTH_REQ_OK, NULL, 0);
+	notice_at = out.len;
+	pw_build_notice(&out, "NOTICE", report);
+
+	if (PW_WORD_STATE(word) != PW_CLIENT_PARKED ||
+		!pw_client_move(shared, word, PW_CLIENT_HELD, PW_NONE))
+		return false;
+
+	/* it is ours now, and nothing from here to the end raises an error */
+	word = pg_atomic_read_u64(&shared->word);
+	told = pw_client_waiting_since(shared) != 0 && !has_unsent_output(client);
+	if (told)
+	{
+		bool		greeted = shared->said_hello || shared->told_ok;
+		int			start = greeted ? notice_at : 0;
+
+		shared->told_ok = true;
+		if (send(pw_client_fd(client), out.data + start, out.len - start,
+				 MSG_DONTWAIT | MSG_NOSIGNAL) != out.len - start)
+		{
+			/* half a message cannot be mended */
+			(void) try_close(client, word);
+			return false;
+		}
+	}
+	(void) pw_client_move(shared, word, PW_CLIENT_PARKED, PW_NONE);
+	return told;
+}
+
+/*
+ * Is there anything that the client has not taken yet?  If not, there is room
+ * for a short message as a whole.
+ */
+static bool
+has_unsent_output(int client)
+{
+	int			unsent;
+
+	return ioctl(pw_client_fd(client), SIOCOUTQ, &unsent) != 0 || unsent > 0;
+}
+
+bool
+pw_client_has_left(int client)
+{
+	char		byte;
+	ssize_t		n = recv(pw_client_fd(client), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+
+	if (n > 0)
+		return byte == 'X';
+	return n == 0 || (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
 }
 
 void

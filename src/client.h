@@ -58,7 +58,7 @@ extern int	pw_client_fd(int client);
 extern int	pw_client_find_by_key(int32 pid, int32 key);
 
 /*
- * Close a client that is the worker's: ADMITTING, LEAVING or CLOSING, or
+ * Close a client that is the worker's: ADMITTING, HELD, LEAVING or CLOSING, or
  * PARKED if the word can still be swapped.  False if a slot was faster.
  */
 extern bool pw_client_close(int client);
@@ -73,6 +73,18 @@ extern void pw_client_close_attached(int client);
  * FATAL error as farewell.
  */
 extern bool pw_client_refuse(int client, const PwReport *report);
+
+/*
+ * Send a notice to a PARKED client that waits for a slot, and goes on waiting.
+ * False if a slot was faster, or the client does not read what it is sent.
+ */
+extern bool pw_client_tell(int client, const PwReport *report);
+
+/*
+ * Has a PARKED client hung up, or said goodbye?  Then no slot needs to wake for
+ * it.
+ */
+extern bool pw_client_has_left(int client);
 
 /* Tell everybody who is parked, and close them; for the end of the worker. */
 extern void pw_client_close_all(void);

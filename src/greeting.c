@@ -7,7 +7,9 @@
  * Runs in: slots.
  *
  * The worker has authenticated the client, but AuthenticationOk is sent by the
- * slot: it goes out together with everything that follows, in one packet.
+ * slot: it goes out together with everything that follows, in one packet.  Only a
+ * client that has to wait for so long that it is told so gets it before, because
+ * nothing else may come first.
  *
  * A backend reports a parameter when its value differs from what it reported
  * last, which may have been to another client.  Each client knows its own
@@ -34,8 +36,11 @@ pw_greet(const PQcommMethods *methods, PwShmClient *client)
 	StringInfoData message;
 
 	initStringInfo(&message);
-	pw_build_authentication(&message, AUTH_REQ_OK, NULL, 0);
-	send_built(methods, &message);
+	if (!client->told_ok)
+	{
+		pw_build_authentication(&message, AUTH_REQ_OK, NULL, 0);
+		send_built(methods, &message);
+	}
 	pw_report_all(methods);
 	pw_build_backend_key(&message, client->cancel_pid, client->cancel_key);
 	send_built(methods, &message);

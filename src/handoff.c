@@ -132,6 +132,7 @@ static void serve_next(void);
 static bool is_passing_by(void);
 static bool try_queue(void);
 static int	take_from_queue(void);
+static uint64 settled_word(int client);
 static bool start_command(void);
 static bool replaces_unnamed(const PwPeek *peek);
 static void inject_if_needed(void);
@@ -642,7 +643,7 @@ take_from_queue(void)
 	while (epoll_wait(PwSelf.pool_epfd, &event, 1, 0) > 0)
 	{
 		int			client = PW_EPOLL_CLIENT(event.data.u64);
-		uint64		word = pg_atomic_read_u64(&PwClients[client].word);
+		uint64		word = settled_word(client);
 
 		if (PW_WORD_GENERATION(word) == PW_EPOLL_GENERATION(event.data.u64) &&
 			PW_WORD_STATE(word) == PW_CLIENT_PARKED &&
@@ -650,6 +651,24 @@ take_from_queue(void)
 			return client;
 	}
 	return PW_NONE;
+}
+
+/*
+ * The word of a client that may be HELD.  It has come to the head of the queue
+ * while the worker tells it that it has to wait, which takes as long as a system
+ * call.  If we left it, it would have to start again at the end.
+ */
+static uint64
+settled_word(int client)
+{
+	uint64		word = pg_atomic_read_u64(&PwClients[client].word);
+
+	while (PW_WORD_STATE(word) == PW_CLIENT_HELD)
+	{
+		pg_usleep(10);
+		word = pg_atomic_read_u64(&PwClients[client].word);
+	}
+	return word;
 }
 
 /*

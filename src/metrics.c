@@ -15,6 +15,8 @@
 
 #include <math.h>
 
+#include "utils/timestamp.h"
+
 #include "metrics.h"
 
 /* Counters of a pool that only feed a rate. */
@@ -92,6 +94,22 @@ const PwMetricInfo pw_pool_metrics[] = {
 		"max_pinned", PW_METRIC_GAUGE,
 		"The most of these that do not count against pool_size."
 	},
+	[PW_POOL_WAITING_FOR] = {
+		"waiting_for", PW_METRIC_TIME,
+		"How long the first of the waiting clients has been waiting."
+	},
+	[PW_POOL_WAIT_TIME] = {
+		"wait_time", PW_METRIC_TIME,
+		"How long all clients together have waited for slots."
+	},
+	[PW_POOL_LONGEST_WAIT] = {
+		"longest_wait", PW_METRIC_TIME,
+		"The longest that any client has waited for a slot."
+	},
+	[PW_POOL_TURNED_AWAY] = {
+		"turned_away", PW_METRIC_COUNTER,
+		"Clients that were refused because others had the slots."
+	},
 };
 
 StaticAssertDecl(lengthof(pw_pool_metrics) == PW_POOL_NMETRICS,
@@ -102,6 +120,8 @@ static void sample_slot(PwPoolSample *sample, RateParts *parts,
 						const PwShmSlot *slot);
 static void sample_rates(PwPoolSample *sample, const RateParts *parts);
 static PwPoolHealth sample_health(const PwPoolSample *sample);
+static int64 waiting_for(const PwShmPool *pool);
+static double milliseconds(int64 usecs);
 static double percent(double part, double whole);
 
 /*
@@ -174,6 +194,10 @@ sample_pool(PwPoolSample *sample, RateParts *parts, int pool)
 	sample->value[PW_POOL_TRANSACTIONS] = shared->past_transactions;
 	sample->value[PW_POOL_FAILED] = shared->failed;
 	sample->value[PW_POOL_MAX_PINNED] = shared->max_pinned;
+	sample->value[PW_POOL_WAITING_FOR] = milliseconds(waiting_for(shared));
+	sample->value[PW_POOL_WAIT_TIME] = milliseconds(shared->past_wait_time);
+	sample->value[PW_POOL_LONGEST_WAIT] = milliseconds(shared->past_longest_wait);
+	sample->value[PW_POOL_TURNED_AWAY] = shared->turned_away;
 	parts->attaches = shared->past_attaches;
 	parts->cold_slots = shared->cold_slots;
 }
@@ -208,6 +232,9 @@ sample_slot(PwPoolSample *sample, RateParts *parts, const PwShmSlot *slot)
 
 	if (slot->session_pin != PW_PIN_NONE)
 		sample->value[PW_POOL_PINNED_SESSIONS] += 1;
+	sample->value[PW_POOL_WAIT_TIME] += milliseconds(slot->wait_time);
+	sample->value[PW_POOL_LONGEST_WAIT] = Max(sample->value[PW_POOL_LONGEST_WAIT],
+											  milliseconds(slot->longest_wait));
 	sample->value[PW_POOL_TRANSACTIONS] += slot->transactions;
 	parts->attaches += slot->attaches;
 }
@@ -246,6 +273,22 @@ sample_health(const PwPoolSample *sample)
 		sample->value[PW_POOL_SLOTS_OPENING] > 0)
 		return PW_POOL_OPENING;
 	return PW_POOL_READY;
+}
+
+/* How long the one who has waited longest has been waiting; usecs. */
+static int64
+waiting_for(const PwShmPool *pool)
+{
+	TimestampTz since = pool->waiting_since;
+
+	return since == 0 ? 0 : Max(0, GetCurrentTimestamp() - since);
+}
+
+/* Microseconds as milliseconds, to one digit after the point. */
+static double
+milliseconds(int64 usecs)
+{
+	return rint(usecs / 100.0) / 10.0;
 }
 
 /*

@@ -48,6 +48,10 @@ typedef enum PwPoolMetric
 	PW_POOL_FAILED,
 	PW_POOL_PINNED_SESSIONS,
 	PW_POOL_MAX_PINNED,
+	PW_POOL_WAITING_FOR,
+	PW_POOL_WAIT_TIME,
+	PW_POOL_LONGEST_WAIT,
+	PW_POOL_TURNED_AWAY,
 
 	PW_POOL_NMETRICS			/* keep last */
 } PwPoolMetric;
@@ -58,6 +62,7 @@ typedef enum PwMetricKind
 	PW_METRIC_COUNTER,			/* only grows while there is the pool; int8 in
 								 * SQL */
 	PW_METRIC_PERCENT,			/* one digit after the point; float8 in SQL */
+	PW_METRIC_TIME,				/* ms; float8 in SQL */
 } PwMetricKind;
 
 typedef struct PwMetricInfo

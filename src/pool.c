@@ -88,13 +88,11 @@ static bool claim_slot(int slot);
 static void release_slot(int slot);
 static int	take_ready_client(PwPool *pool);
 static int	take_held_client(PwPool *pool);
-static bool client_has_left(int client);
 static void assign(int slot, int client);
 static bool assign_elsewhere(PwPool *pool, int slot, int client);
 static void end_hold(void *arg);
 static bool another_slot_will_idle(PwPool *pool, int slot);
 static bool has_idle_slot(PwPool *pool);
-static void set_watched(PwPool *pool, bool watched);
 
 static const PwClientEvents client_events = {
 	.authenticated = client_authenticated,
@@ -123,7 +121,7 @@ pw_pool_init(void)
 		PwPool	   *pool = &PwLocalPools[i];
 
 		pool->shared = &PwPools[i];
-		pool->epfd = -1;
+		pool->epfd = pool->watch_epfd = -1;
 		pool->watch.fd = -1;
 		pg_atomic_write_u32(&pool->shared->parked, 0);
 		pool->shared->slots = pool->shared->opening = 0;
@@ -131,6 +129,7 @@ pw_pool_init(void)
 		if (pool->shared->in_use && !pool_open_set(pool))
 			pool->shared->in_use = false;
 	}
+	pw_queue_init();
 	pw_pool_size_init();
 }
 
@@ -198,6 +197,7 @@ client_authenticated(int client, const PwLogin *login)
 	pw_pool_set_names(pool, login->database, login->role);
 
 	shared->pool = pool->shared - PwPools;
+	shared->parked_at = shared->ready_since = pw_loop_now();
 	pool->shared->clients++;
 	PwControl->clients++;
 	word = pg_atomic_read_u64(&shared->word);
@@ -209,6 +209,7 @@ client_authenticated(int client, const PwLogin *login)
 		ereport(ERROR,
 				(errcode_for_socket_access(),
 				 errmsg("could not park pool client: %m")));
+	pw_queue_add(pool, client);
 	pw_pool_dispatch(pool);
 }
 
@@ -274,6 +275,7 @@ client_closing(int client)
 	PwPool	   *pool = &PwLocalPools[PwClients[client].pool];
 
 	(void) epoll_ctl(pool->epfd, EPOLL_CTL_DEL, pw_client_fd(client), NULL);
+	pw_queue_remove(pool, client);
 	pool->held = list_delete_int(pool->held, client);
 	pool->shared->clients--;
 	PwControl->clients--;
@@ -303,6 +305,9 @@ slot_gone(int slot)
 	pool->shared->slots--;
 	pool->shared->past_transactions += PwSlots[slot].transactions;
 	pool->shared->past_attaches += PwSlots[slot].attaches;
+	pool->shared->past_wait_time += PwSlots[slot].wait_time;
+	pool->shared->past_longest_wait = Max(pool->shared->past_longest_wait,
+										  PwSlots[slot].longest_wait);
 	return_clients_of(slot);
 }
 
@@ -383,6 +388,9 @@ pool_create(const PwLogin *login, PwReport *why)
 		pool->shared->clients = pool->shared->waiting = 0;
 		pool->shared->failed = pool->shared->cold_slots = 0;
 		pool->shared->past_transactions = pool->shared->past_attaches = 0;
+		pool->shared->past_wait_time = pool->shared->past_longest_wait = 0;
+		pool->shared->waiting_since = 0;
+		pool->shared->turned_away = 0;
 		pool->shared->last_error_at = 0;
 		pool->is_gone = pool->is_barred = pool->is_cleared = false;
 		pg_atomic_write_u32(&pool->shared->parked, 0);
@@ -463,6 +471,7 @@ pool_open_set(PwPool *pool)
 void
 pw_pool_drop(PwPool *pool)
 {
+	pw_queue_close(pool);
 	pw_watch_remove(&pool->watch);
 	pw_timer_disarm(&pool->retry);
 	pw_timer_disarm(&pool->growth);
@@ -524,7 +533,7 @@ pw_pool_dispatch(PwPool *pool)
 		if (pg_atomic_read_u32(&pool->shared->parked) == 0)
 		{
 			/* nobody is in the queue */
-			set_watched(pool, true);
+			pw_pool_set_watched(pool, true);
 			return;
 		}
 		slot = claim_idle_slot(pool, PW_NONE);
@@ -532,7 +541,8 @@ pw_pool_dispatch(PwPool *pool)
 		{
 			/* clear the flag first, then look again: see the file header */
 			pw_pool_want_slot(pool);
-			set_watched(pool, pw_pool_can_grow(pool));
+			pw_queue_begin(pool);
+			pw_pool_set_watched(pool, pw_pool_can_grow(pool));
 			if (!has_idle_slot(pool))
 				return;
 			continue;
@@ -543,7 +553,7 @@ pw_pool_dispatch(PwPool *pool)
 			client = take_ready_client(pool);
 		if (client == PW_NONE)
 		{
-			set_watched(pool, true);
+			pw_pool_set_watched(pool, true);
 			release_slot(slot);
 			return;
 		}
@@ -672,7 +682,7 @@ take_ready_client(PwPool *pool)
 		if (PW_WORD_GENERATION(word) != PW_EPOLL_GENERATION(event.data.u64) ||
 			PW_WORD_STATE(word) != PW_CLIENT_PARKED)
 			continue;
-		if (PwClients[client].said_hello && client_has_left(client))
+		if (PwClients[client].said_hello && pw_client_has_left(client))
 		{
 			(void) pw_client_close(client);
 			continue;
@@ -709,21 +719,6 @@ pw_pool_refuse_ready(PwPool *pool, const PwReport *why)
 		pool->shared->failed++;
 		(void) pw_client_refuse(client, why);
 	}
-}
-
-/*
- * Has a parked client hung up, or said goodbye?  Then no slot needs to wake
- * for it.
- */
-static bool
-client_has_left(int client)
-{
-	char		byte;
-	ssize_t		n = recv(pw_client_fd(client), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-
-	if (n > 0)
-		return byte == 'X';
-	return n == 0 || (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
 }
 
 /*
@@ -816,12 +811,13 @@ assign_elsewhere(PwPool *pool, int slot, int client)
 	pool->held = lappend_int(pool->held, client);
 	MemoryContextSwitchTo(oldcontext);
 	pw_pool_want_slot(pool);
+	pw_queue_begin(pool);
 	if (pool->hold.expires_at == 0)
 		pw_timer_arm(&pool->hold, TimestampTzPlusMilliseconds(pw_loop_now(), HOLD_MS),
 					 end_hold, pool_failed, pool);
 
 	/* clear the flag first, then look again: see the file header */
-	set_watched(pool, false);
+	pw_pool_set_watched(pool, false);
 	return find_idle_slot(pool, slot, is_better_idle) != PW_NONE ||
 		!another_slot_will_idle(pool, slot);
 }
@@ -871,8 +867,8 @@ has_idle_slot(PwPool *pool)
  * Look at the pool's epoll set from now on, or not.  A full barrier follows
  * the store; see the file header.
  */
-static void
-set_watched(PwPool *pool, bool watched)
+void
+pw_pool_set_watched(PwPool *pool, bool watched)
 {
 	pg_atomic_exchange_u32(&pool->shared->watched, watched ? 1 : 0);
 	pw_watch_set_events(&pool->watch, watched ? PW_READ : 0);

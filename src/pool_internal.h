@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * pool_internal.h
- *	  What pool.c, pool_size.c and pool_changes.c share.  Nobody else includes
- *	  this.
+ *	  What pool.c, pool_size.c, pool_changes.c and queue.c share.  Nobody else
+ *	  includes this.
  *
  * Runs in: pool worker.
  *
@@ -45,6 +45,12 @@ typedef struct PwPool
 	bool		is_barred;		/* no slot may log in, when last asked */
 	bool		is_gone;		/* and never will */
 	bool		is_cleared;		/* slots have been told to leave the database */
+
+	/* queue.c's */
+	int			watch_epfd;		/* its clients once more; -1 while not needed */
+	PwTimer		look;			/* armed while somebody may be waiting */
+	TimestampTz last_look;
+	int			quiet_looks;	/* so many in a row have found nobody */
 } PwPool;
 
 /* By index, like PwPools. */
@@ -56,6 +62,7 @@ extern void pw_pool_drop(PwPool *pool);
 extern void pw_pool_set_names(PwPool *pool, const char *database, const char *role);
 extern void pw_pool_refuse_ready(PwPool *pool, const PwReport *why);
 extern void pw_pool_dispatch(PwPool *pool);
+extern void pw_pool_set_watched(PwPool *pool, bool watched);
 extern int	pw_pool_claim_idle(PwPool *pool);
 extern void pw_pool_release(int slot);
 extern void pw_pool_hand_over(int slot, int client);
@@ -76,5 +83,13 @@ extern void pw_pool_look_after(PwPool *pool);
 extern void pw_pool_changes_work(void);
 extern void pw_pool_changes_tick(void);
 extern bool pw_pool_may_open(PwPool *pool);
+
+/* in queue.c */
+extern void pw_queue_init(void);
+extern void pw_queue_add(PwPool *pool, int client); /* enters the pool */
+extern void pw_queue_remove(PwPool *pool, int client);	/* is being closed */
+extern void pw_queue_begin(PwPool *pool);	/* ready clients, no idle slot */
+extern void pw_queue_tidy(PwPool *pool);	/* once in a second */
+extern void pw_queue_close(PwPool *pool);
 
 #endif							/* PW_POOL_INTERNAL_H */

@@ -55,7 +55,6 @@ static void release_claimed_slots(void);
 static void open_slot(PwPool *pool, bool cold);
 static void make_room(PwPool *needy);
 static void retire_idle(PwPool *pool);
-static int	count_waiting(PwPool *pool);
 static bool is_waiting(int client);
 static bool has_queue(PwPool *pool);
 static void grow(void *arg);
@@ -159,7 +158,7 @@ tick(void *arg)
 		if (!pool->shared->in_use)
 			continue;
 		set_limits(pool);
-		pool->shared->waiting = count_waiting(pool);
+		pw_queue_tidy(pool);
 		busy = busy || pool->shared->waiting > 0;
 		retire_idle(pool);
 		check_pool(pool);
@@ -412,25 +411,7 @@ retire_idle(PwPool *pool)
 	}
 }
 
-/*
- * How many clients want a slot and have none.  The kernel, which keeps the
- * queue, cannot tell, so look at each; not often, and only while no slot is
- * idle.
- */
-static int
-count_waiting(PwPool *pool)
-{
-	int			waiting = 0;
-
-	if (pg_atomic_read_u32(&pool->shared->parked) == 0 ||
-		pg_atomic_read_u32(&pool->shared->active) < pool->shared->slots)
-		return 0;
-	for (int i = 0; i < PwControl->max_clients; i++)
-		if (PwClients[i].pool == pool->shared - PwPools && is_waiting(i))
-			waiting++;
-	return waiting;
-}
-
+/* Does this client want a slot, and has none? */
 static bool
 is_waiting(int client)
 {

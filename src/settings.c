@@ -68,6 +68,11 @@ int			pw_max_slots;
 int			pw_slot_idle_timeout;
 int			pw_statement_cache_size;
 
+/* waiting */
+int			pw_max_waiting;
+int			pw_queue_notice_after;
+int			pw_queue_timeout;
+
 /* the worker itself */
 char	   *pw_database;
 
@@ -83,6 +88,7 @@ static const struct config_enum_entry pool_mode_options[] = {
 static void define_client_settings(void);
 static void define_pool_settings(void);
 static void define_slot_settings(void);
+static void define_waiting_settings(void);
 static void define_worker_settings(void);
 static void define_developer_settings(void);
 static bool check_listen_addresses(char **newval, void **extra, GucSource source);
@@ -105,6 +111,7 @@ pw_settings_define(void)
 	define_client_settings();
 	define_pool_settings();
 	define_slot_settings();
+	define_waiting_settings();
 	define_worker_settings();
 	define_developer_settings();
 
@@ -276,6 +283,43 @@ define_slot_settings(void)
 							0, INT_MAX,
 							PGC_SIGHUP,
 							0,
+							NULL, NULL, NULL);
+}
+
+/*
+ * Section "Waiting": clients that want a slot while all are in use.
+ */
+static void
+define_waiting_settings(void)
+{
+	DefineCustomIntVariable("pool_worker.max_waiting",
+							"Sets the maximum number of clients of one pool that may wait for a slot.",
+							"One more is refused at once.  -1 means that there is no limit.",
+							&pw_max_waiting,
+							-1,
+							-1, MAX_CONNECTIONS_LIMIT,
+							PGC_SIGHUP,
+							0,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("pool_worker.queue_notice_after",
+							"Sets the time after which a client that waits for a slot is told so.",
+							"0 means never.",
+							&pw_queue_notice_after,
+							5000,
+							0, INT_MAX,
+							PGC_SIGHUP,
+							GUC_UNIT_MS,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("pool_worker.queue_timeout",
+							"Sets the maximum time a client may wait for a slot.",
+							"0 means for ever.",
+							&pw_queue_timeout,
+							30 * 1000,
+							0, INT_MAX,
+							PGC_SIGHUP,
+							GUC_UNIT_MS,
 							NULL, NULL, NULL);
 }
 

@@ -38,6 +38,11 @@ extern int	pw_slot_idle_timeout;	/* s, 0 is never */
 extern int	pw_max_session_size;	/* kB */
 extern int	pw_statement_cache_size;	/* plan sources per slot */
 
+/* waiting for a slot */
+extern int	pw_max_waiting;		/* -1: no limit */
+extern int	pw_queue_notice_after;	/* ms, 0 is never */
+extern int	pw_queue_timeout;	/* ms, 0 is never */
+
 /* the worker itself */
 extern char *pw_database;		/* empty: shared catalogs only */
 

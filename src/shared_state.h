@@ -25,6 +25,10 @@
  *	 written by the owner only; others may read them, and what they read is
  *	 already history.
  *
+ * - The worker notes when it has found a parked client waiting, without owning
+ *	 it: ready_since.  Nobody else writes that, and a later parked_at makes it
+ *	 void: see pw_client_waiting_since().
+ *
  * - slot->lock protects slot->client: "this slot serves this client".  A
  *	 cancel request is turned into a signal while holding it, and a slot holds
  *	 it exclusively to attach or let go of a client.  So the signal reaches
@@ -61,6 +65,9 @@
 /*
  * The life of a client, as everybody sees it.
  *
+ *		                        HELD
+ *		                         ^
+ *		                         v
  *		FREE --> ADMITTING --> PARKED <--> ATTACHED
  *		  ^          |           |           |
  *		  |          |           |           v
@@ -76,7 +83,10 @@ typedef enum PwClientState
 	PW_CLIENT_PARKED,			/* waits in its pool's epoll set; whoever
 								 * swaps the word owns it next: ATTACHED by a
 								 * slot or by the worker in a slot's name,
-								 * CLOSING by the worker */
+								 * HELD or CLOSING by the worker */
+	PW_CLIENT_HELD,				/* PARKED, but the worker is writing to it; a
+								 * slot that has taken it out of the set waits
+								 * for the end of that; next: PARKED, CLOSING */
 	PW_CLIENT_ATTACHED,			/* the slot's in the word; next: PARKED,
 								 * LEAVING; CLOSING by the worker, only after
 								 * that slot's backend is gone */
@@ -176,6 +186,13 @@ typedef struct PwShmClient
 	pg_atomic_uint64 word;		/* PW_CLIENT_WORD: state, slot, generation */
 
 	/*
+	 * By the owner, and by the worker as in "Locking rules".  Here, because
+	 * the worker often looks at the three of them, for all clients that wait.
+	 */
+	TimestampTz parked_at;		/* last park */
+	TimestampTz ready_since;	/* see pw_client_waiting_since() */
+
+	/*
 	 * Written by the worker while ADMITTING, constant until CLOSING.
 	 */
 	int			pool;			/* index, PW_NONE until authenticated */
@@ -207,11 +224,14 @@ typedef struct PwShmClient
 	uint32		session_size;	/* bytes allocated */
 
 	/* By the owner. */
-	bool		said_hello;		/* has had its first ReadyForQuery */
+	bool		told_ok;		/* has had its AuthenticationOk already, */
+	bool		said_hello;		/* and everything up to ReadyForQuery */
 	uint8		pin_reason;		/* PwPinReason */
 	int			last_slot;		/* or PW_NONE */
 	uint64		transactions;
 	TimestampTz state_since;	/* last attach, park or pin */
+	int64		last_wait;		/* for its slot, usecs; 0 if it got one before
+								 * the worker has seen it waiting */
 	TimestampTz reload_seen;	/* configuration whose reported parameters the
 								 * client knows */
 	TimestampTz pinned_since;	/* keeps its slot, for whatever reasons; 0
@@ -250,6 +270,8 @@ typedef struct PwShmSlot
 								 * state of its session; else PW_PIN_NONE */
 	uint64		transactions;	/* served since it was opened */
 	uint64		attaches;		/* clients attached since it was opened */
+	int64		wait_time;		/* of these clients before, usecs */
+	int64		longest_wait;	/* of any of them, usecs */
 } PwShmSlot;
 
 typedef struct PwShmPool
@@ -267,11 +289,16 @@ typedef struct PwShmPool
 	int			slots;			/* open, opening not included */
 	int			opening;
 	int			clients;		/* authenticated, parked or attached */
-	int			waiting;		/* clients that want a slot; sampled */
+	int			waiting;		/* clients that want a slot, and since when */
+	TimestampTz waiting_since;	/* the first of them does, or 0; see queue.c */
+	uint64		turned_away;	/* clients that were refused because others
+								 * kept the slots */
 	uint64		failed;			/* logins refused, slot logins failed, clients
 								 * lost with their slot */
 	uint64		past_transactions;	/* of slots that are gone */
 	uint64		past_attaches;	/* likewise */
+	int64		past_wait_time; /* likewise */
+	int64		past_longest_wait;
 	uint64		cold_slots;		/* opened while a client waited for one */
 	TimestampTz last_error_at;	/* 0 if the last slot login succeeded */
 	char		last_error[PW_POOL_ERROR_LEN];	/* under control->lock */
@@ -409,6 +436,18 @@ extern void pw_wake_slot(int slot);
  */
 extern bool pw_client_move(PwShmClient *client, uint64 from,
 						   PwClientState state, int slot);
+
+/*
+ * Since when a client that is PARKED, or was until just now, has been waiting
+ * for a slot; 0 if it was not, or the worker had not seen that yet.
+ */
+static inline TimestampTz
+pw_client_waiting_since(const PwShmClient *client)
+{
+	TimestampTz since = client->ready_since;
+
+	return since >= client->parked_at ? since : 0;
+}
 
 /*
  * Hand a LEAVING client to the worker.  Never fails, never waits.  The worker

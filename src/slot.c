@@ -172,6 +172,7 @@ init_entry(PwShmSlot *shared, int pool, bool cold)
 	shared->client = shared->assigned = PW_NONE;
 	shared->opened_at = shared->state_since = pw_loop_now();
 	shared->pin_reason = shared->session_pin = PW_PIN_NONE;
+	shared->wait_time = shared->longest_wait = 0;
 	shared->cold = cold;
 	shared->transactions = shared->attaches = 0;
 	pg_atomic_write_u32(&shared->activity, PW_SLOT_OPENING);

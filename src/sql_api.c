@@ -85,7 +85,9 @@ static bool copy_slot(int index, SlotCopy *copy);
 static void emit_slot(ReturnSetInfo *rsinfo, int index, SlotCopy *copy);
 static bool copy_client(int index, ClientCopy *copy);
 static void emit_client(ReturnSetInfo *rsinfo, ClientCopy *copy);
+static bool client_waits(const ClientCopy *copy);
 static const char *client_state_name(const ClientCopy *copy);
+static TimestampTz client_state_since(const ClientCopy *copy);
 static void copy_pool_name(int pool, PoolName *name);
 static bool may_see(const PoolName *pool);
 
@@ -343,16 +345,27 @@ emit_client(ReturnSetInfo *rsinfo, ClientCopy *copy)
 	row_application(&row, client);
 	row_text(&row, client_state_name(copy));
 	row_pin_reason(&row, client->pin_reason);
-	row_time(&row, (client->pin_reason != PW_PIN_NONE && client->pinned_since != 0) ?
-			 client->pinned_since : client->state_since);
+	row_time(&row, client_state_since(copy));
 	row_time(&row, client->connected_at);
 	row_datum(&row, Int64GetDatum((int64) client->transactions));
+	row_datum(&row, Float8GetDatum(client->last_wait / 1000.0));
 	row_emit(&row, rsinfo);
 }
 
 /*
+ * Does a client want a slot, and has none?
+ */
+static bool
+client_waits(const ClientCopy *copy)
+{
+	return (copy->state == PW_CLIENT_PARKED || copy->state == PW_CLIENT_HELD) &&
+		pw_client_waiting_since(&copy->client) != 0;
+}
+
+/*
  * The state of a client.  To its user it makes a difference whether the slot
- * it is attached to can be taken away, so that gets a word of its own.
+ * it is attached to can be taken away, and whether it wants one, so these get
+ * words of their own.
  */
 static const char *
 client_state_name(const ClientCopy *copy)
@@ -360,7 +373,19 @@ client_state_name(const ClientCopy *copy)
 	if (copy->state == PW_CLIENT_ATTACHED &&
 		copy->client.pin_reason != PW_PIN_NONE)
 		return "pinned";
+	if (client_waits(copy))
+		return "waiting";
 	return pw_client_state_names[copy->state];
+}
+
+static TimestampTz
+client_state_since(const ClientCopy *copy)
+{
+	if (client_waits(copy))
+		return pw_client_waiting_since(&copy->client);
+	if (copy->client.pin_reason != PW_PIN_NONE && copy->client.pinned_since != 0)
+		return copy->client.pinned_since;
+	return copy->client.state_since;
 }
 
 /*

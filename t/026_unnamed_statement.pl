@@ -233,8 +233,8 @@ foreach my $how ('close', 'reset')
 		my $hasty = $node->raw('pool');
 		$hasty->send_startup(user => 'alice', database => 'postgres');
 		$node->soon(
-			q{SELECT count(*) FROM pool_clients() WHERE state = 'parked'},
-			2, 'somebody logs in');
+			q{SELECT count(*) FROM pool_clients() WHERE state = 'waiting'},
+			1, 'somebody logs in');
 		$hasty->send($words);
 		$hasty->$how;
 		my $before = PoolWorker::ticks($slot);
