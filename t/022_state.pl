@@ -40,9 +40,10 @@ max_prepared_transactions = 2
 	CREATE FUNCTION restores() RETURNS void LANGUAGE sql SET work_mem = '79kB' AS 'SELECT';}
 );
 
-# What a session can find out about its own state: one fact per line.
+# What a session can find out about its own state: one fact per line.  The
+# settings of plpgsql are there once a backend has used it, so it does.
 my @questions = (
-	q{SELECT name, setting, source FROM pg_settings ORDER BY name},
+	q{DO $$BEGIN END$$; SELECT name, setting, source FROM pg_settings ORDER BY name},
 	q{SELECT 'users', session_user, current_user},
 	q{SELECT 'statement', name, statement, parameter_types, from_sql FROM pg_prepared_statements},
 	q{SELECT 'cursor', name FROM pg_cursors WHERE is_holdable},
@@ -58,8 +59,6 @@ sub found_by
 	my ($client) = @_;
 	my %found;
 
-	# so that the settings of plpgsql are there in any session
-	$client->val('DO $$BEGIN END$$');
 	foreach my $question (@questions)
 	{
 		$found{$_} = 1 foreach split /\n/, $client->val($question);
@@ -106,9 +105,8 @@ sub finds
 		$expected, $name);
 }
 
-# A new client sees what a new session would, or what such a one would after a
-# statement that nothing can take back.  Both have an application_name, because
-# the pool sets one for those who give none.
+# A new client sees what a new session would.  Both have an application_name,
+# because the pool sets one for those who give none.
 sub clean
 {
 	my ($name, $user) = @_;

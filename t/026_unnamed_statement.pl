@@ -200,22 +200,30 @@ note 'who is alone keeps it';
 	$other->terminate;
 }
 
-note 'one of any length';
+note 'one of any length, unless it is too long for a session';
 {
 	my $owner = $node->client(user => 'alice', application_name => 'owner');
+	my $slot =
+	  q{SELECT state, pin_reason FROM pool_slots() WHERE role = 'alice'};
 
 	$owner->{name} = 'owner';
-	foreach my $length (1, 70_000, 500_000)
+	foreach my $length (1, 70_000, 1_000_000, 1_100_000)
 	{
+		my $fits = $length < 1024 * 1024;
+
 		$owner->send(
 			PoolWorker::Wire::msg_parse('',
 				q{SELECT length('} . 'x' x $length . q{')})
 			  . $sync);
 		is($owner->answer->{types}, '1Z', "a statement of $length bytes");
-		$node->not_pinned($owner, 'alice', 'is not pinned');
-		$node->replace_slot('alice');
+		$fits
+		  ? $node->not_pinned($owner, 'alice', 'is not pinned')
+		  : $node->soon($slot, 'pinned|session size', 'is pinned');
+		$node->replace_slot('alice') if $fits;
 		is(answers($owner, 1, $bind . $execute . $sync), $length, 'works');
 	}
+	is($owner->val('SELECT 1'), '1', 'a simple query drops it');
+	$node->not_pinned($owner, 'alice', 'and it is no longer pinned');
 	$owner->terminate;
 }
 
