@@ -92,6 +92,7 @@ static bool client_feed(int client, const char *data, size_t len);
 static bool client_send(int client);
 static void finish_admission(int client);
 static void end_admission(PwClient *local);
+static void release(int client);
 static bool has_unsent_output(int client);
 static bool try_close(int client, uint64 word);
 static void free_entry(int client, bool was_shut_down);
@@ -702,7 +703,8 @@ pw_client_refuse(int client, const PwReport *report)
 	uint64		word = pg_atomic_read_u64(&PwClients[client].word);
 
 	if (PW_WORD_STATE(word) != PW_CLIENT_ADMITTING &&
-		PW_WORD_STATE(word) != PW_CLIENT_PARKED)
+		PW_WORD_STATE(word) != PW_CLIENT_PARKED &&
+		PW_WORD_STATE(word) != PW_CLIENT_HELD)
 		return false;
 	if (!pw_client_move(&PwClients[client], word, PW_CLIENT_CLOSING, PW_NONE))
 		return false;
@@ -712,41 +714,58 @@ pw_client_refuse(int client, const PwReport *report)
 }
 
 bool
-pw_client_tell(int client, const PwReport *report)
+pw_client_hold(int client, TimestampTz since)
 {
 	PwShmClient *shared = &PwClients[client];
 	uint64		word = pg_atomic_read_u64(&shared->word);
+
+	if (PW_WORD_STATE(word) != PW_CLIENT_PARKED ||
+		!pw_client_move(shared, word, PW_CLIENT_HELD, PW_NONE))
+		return false;
+	if (pw_client_waiting_since(shared) == since)
+		return true;
+	release(client);
+	return false;
+}
+
+static void
+release(int client)
+{
+	PwShmClient *shared = &PwClients[client];
+
+	(void) pw_client_move(shared, pg_atomic_read_u64(&shared->word),
+						  PW_CLIENT_PARKED, PW_NONE);
+}
+
+bool
+pw_client_tell(int client, TimestampTz since, const PwReport *report)
+{
+	PwShmClient *shared = &PwClients[client];
 	StringInfoData out;
 	int			notice_at;		/* where in "out" */
-	bool		told;
+	int			start;
+	bool		told = false;
 
 	initStringInfo(&out);
 	pw_build_authentication(&out, AUTH_REQ_OK, NULL, 0);
 	notice_at = out.len;
 	pw_build_notice(&out, "NOTICE", report);
 
-	if (PW_WORD_STATE(word) != PW_CLIENT_PARKED ||
-		!pw_client_move(shared, word, PW_CLIENT_HELD, PW_NONE))
+	if (!pw_client_hold(client, since))
 		return false;
-
-	/* it is ours now, and nothing from here to the end raises an error */
-	word = pg_atomic_read_u64(&shared->word);
-	told = pw_client_waiting_since(shared) != 0 && !has_unsent_output(client);
-	if (told)
+	start = shared->said_hello || shared->told_ok ? notice_at : 0;
+	if (!has_unsent_output(client))
 	{
-		bool		greeted = shared->said_hello || shared->told_ok;
-		int			start = greeted ? notice_at : 0;
-
-		shared->told_ok = true;
+		shared->told_ok = told = true;
 		if (send(pw_client_fd(client), out.data + start, out.len - start,
 				 MSG_DONTWAIT | MSG_NOSIGNAL) != out.len - start)
 		{
 			/* half a message cannot be mended */
-			(void) try_close(client, word);
+			(void) pw_client_close(client);
 			return false;
 		}
 	}
-	(void) pw_client_move(shared, word, PW_CLIENT_PARKED, PW_NONE);
+	release(client);
 	return told;
 }
 

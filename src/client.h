@@ -15,6 +15,8 @@
 #ifndef PW_CLIENT_H
 #define PW_CLIENT_H
 
+#include "datatype/timestamp.h"
+
 #include "auth.h"
 #include "protocol.h"
 
@@ -69,16 +71,23 @@ extern bool pw_client_close(int client);
 extern void pw_client_close_attached(int client);
 
 /*
- * The same as pw_client_close(), for an ADMITTING or PARKED client, with a
- * FATAL error as farewell.
+ * The same as pw_client_close(), for an ADMITTING, PARKED or HELD client, with
+ * a FATAL error as farewell.
  */
 extern bool pw_client_refuse(int client, const PwReport *report);
 
 /*
- * Send a notice to a PARKED client that waits for a slot, and goes on waiting.
- * False if a slot was faster, or the client does not read what it is sent.
+ * Hold a PARKED client that has been waiting for a slot since then, for as long
+ * as it takes to refuse it; no error may be raised meanwhile.  False if it does
+ * not wait any more: it may have had a slot since we looked, and be idle now.
  */
-extern bool pw_client_tell(int client, const PwReport *report);
+extern bool pw_client_hold(int client, TimestampTz since);
+
+/*
+ * Send a notice to such a client, which goes on waiting.  False if it does not,
+ * or does not read what it is sent.
+ */
+extern bool pw_client_tell(int client, TimestampTz since, const PwReport *report);
 
 /*
  * Has a PARKED client hung up, or said goodbye?  Then no slot needs to wake for

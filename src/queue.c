@@ -427,7 +427,8 @@ refuse(PwLook *look, const PwWaiter *waiter, const char *what)
 	report.message = name_pool(look->pool, what);
 	report.detail = look->detail;
 	report.hint = look->hint;
-	if (!pw_client_refuse(waiter->client, &report))
+	if (!pw_client_hold(waiter->client, waiter->since) ||
+		!pw_client_refuse(waiter->client, &report))
 		return false;
 
 	look->refused++;
@@ -457,7 +458,7 @@ notify(PwLook *look, const PwWaiter *waiter)
 	describe(look);
 	report.message = name_pool(look->pool, "waiting for a connection slot of pool");
 	report.detail = look->detail;
-	if (pw_client_tell(waiter->client, &report))
+	if (pw_client_tell(waiter->client, waiter->since, &report))
 		noticed[waiter->client] = waiter->since;
 }
 

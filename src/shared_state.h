@@ -84,9 +84,10 @@ typedef enum PwClientState
 								 * swaps the word owns it next: ATTACHED by a
 								 * slot or by the worker in a slot's name,
 								 * HELD or CLOSING by the worker */
-	PW_CLIENT_HELD,				/* PARKED, but the worker is writing to it; a
-								 * slot that has taken it out of the set waits
-								 * for the end of that; next: PARKED, CLOSING */
+	PW_CLIENT_HELD,				/* PARKED, but the worker has something to say
+								 * to it; a slot that has taken it out of the
+								 * set waits for the end of that; next:
+								 * PARKED, CLOSING */
 	PW_CLIENT_ATTACHED,			/* the slot's in the word; next: PARKED,
 								 * LEAVING; CLOSING by the worker, only after
 								 * that slot's backend is gone */
