@@ -276,7 +276,7 @@ $node->set(
 	$node->set('pool_worker.max_pinned' => '2');
 	ok($fourth->finish_startup, 'a higher limit is in force at once')
 	  or diag($fourth->error_text);
-	is($node->value(status('slots, max_pinned')), '4|2', 'with a new slot');
+	$node->soon(status('slots, max_pinned'), '4|2', 'with a new slot');
 	all_leave($table, $listens, $third, $fourth);
 	$node->soon(status('slots, pinned_sessions'),
 		'2|0', 'which goes when they go');
