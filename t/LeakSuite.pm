@@ -71,6 +71,8 @@ cannot be removed.  See leak().
   pin      the reason for which A keeps its slot, while there is state; or
            "any", where it may keep it or not
   retire   the slot need not be the same afterwards; or only if A left this way
+  alone    there may be no other slot to move to
+  stays    the pin does not end with "undo"
   open     "do" ends in the middle of something: A does nothing but leave
 
 What holds steps or statements may hold one or a list.
