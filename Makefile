@@ -81,7 +81,7 @@ EXTRA_CLEAN = t/unit/build
 # is not read for them, because it brings a "check" of its own that does no
 # more than say that it is not supported.  Goals beside them ("make clean
 # check") are handed to a second make.
-SCRIPT_GOALS = bench check check-regress help quickstart quickstart-stop
+SCRIPT_GOALS = bench check check-regress help quickstart quickstart-stop soak
 
 ifneq ($(filter $(SCRIPT_GOALS),$(MAKECMDGOALS)),)
 
@@ -107,6 +107,11 @@ quickstart:
 quickstart-stop:
 	@dev/quickstart-stop
 
+# Sessions at random, for SOAK_SECONDS (600).
+soak:
+	@SOAK_SECONDS=$(or $(SOAK_SECONDS),600) CHECK_TIMEOUT=$(shell expr $(or $(SOAK_SECONDS),600) + 900) \
+		ONLY=tap TESTS='t/080_*.pl' dev/check
+
 help:
 	@echo 'make quickstart       install what is missing, start a private server with the'
 	@echo '                      pool in it, compare it with no pool (PGPORT=, POOL_PORT=)'
@@ -118,6 +123,8 @@ help:
 	@echo 'make check-regress    run the test suites of PostgreSQL itself through the pool and'
 	@echo '                      compare with direct runs (SUITES="regress isolation contrib'
 	@echo '                      pipeline", MODES="pool switch", TESTS=names, KEEP=1)'
+	@echo 'make soak             random sessions for a long time, compared with direct ones'
+	@echo '                      (SOAK_SECONDS=600, SEED=, STEPS=)'
 	@echo 'make install          install into the server of PG_CONFIG'
 	@echo 'make installcheck     run the tests against an installed, running server'
 	@echo 'make bench            compare with direct connections and PgBouncer'

@@ -68,7 +68,7 @@ as_user()
     shift
     for name in TERM CC COPT WERROR PG_CONFIG TESTS ONLY JOBS SUITES MODES PROVE_FLAGS \
         PG_TEST_NOCLEAN PG_TEST_TIMEOUT_DEFAULT POOL_WORKER_TEST_TIMEOUT \
-        POOL_WORKER_REQUIRE_DRIVERS; do
+        POOL_WORKER_REQUIRE_DRIVERS SEED STEPS SOAK_SECONDS MINIMISE; do
         [ -z "${!name:-}" ] || keep+=("$name=${!name}")
     done
 

@@ -86,6 +86,7 @@ sub prepare_cluster
 		CREATE ROLE twins_plain LOGIN IN ROLE twins_owner, twins_a, twins_b;
 		CREATE ROLE twins_super LOGIN SUPERUSER;
 		ALTER ROLE twins_plain SET work_mem = '5MB';
+		ALTER ROLE twins_plain SET application_name = 'of the role';
 		ALTER ROLE twins_super SET search_path = public;});
 	foreach my $database (@databases)
 	{
@@ -213,6 +214,7 @@ sub holders
 		  0 .. $#{ $self->{pairs} }
 		  unless grep { /slot/ && $state{$_} !~ /idle|pinned/ } keys %state;
 		die "a slot remains busy although all clients have been answered\n"
+		  . $self->pool_state
 		  if time > $deadline;
 		usleep(500);
 	}
@@ -367,12 +369,14 @@ sub _connect
 	{
 		my %target = @{ $target{$side} };
 		my $client = PoolWorker::Wire->new(%target);
-
-		$client->startup(
+		my %packet = (
 			user             => $self->{user},
 			database         => $target{database},
 			application_name => "pair $number",
-			%$params) or $heard{$side} = $client->error_text;
+			%$params);
+
+		delete $packet{application_name} unless defined $packet{application_name};
+		$client->startup(%packet) or $heard{$side} = $client->error_text;
 		$heard{$side} //= join '',
 		  map { "$_=$client->{params}{$_}\n" }
 		  sort keys %{ $client->{params} };
