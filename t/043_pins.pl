@@ -193,6 +193,7 @@ note 'since when, and why';
 note 'who has been parked is not pinned';
 {
 	$node->set('pool_worker.pool_size' => '1');
+	$node->soon('SELECT count(*) <= 1 FROM pool_slots()', 't', 'a pool of one slot');
 	my ($client, $other) = (connected(), connected());
 
 	$client->val('BEGIN');
