@@ -351,8 +351,14 @@ set_value(const PwSavedSetting *saved)
 {
 	struct config_generic *setting;
 
-	(void) set_config_option(saved_name(saved), saved_value(saved), PGC_SUSET,
-							 PGC_S_SESSION, GUC_ACTION_SET, true, ERROR, false);
+	/*
+	 * a library that another client has used here may have reserved the
+	 * prefix
+	 */
+	bool		is_new = pw_guc_find(saved_name(saved)) == NULL;
+
+	(void) set_config_option(saved_name(saved), saved_value(saved), PGC_SUSET, PGC_S_SESSION,
+							 GUC_ACTION_SET, true, is_new ? DEBUG1 : ERROR, false);
 	setting = pw_guc_find(saved_name(saved));
 	if (setting == NULL)
 		return;
@@ -368,7 +374,7 @@ create_without_value(const char *name)
 {
 	if (pw_guc_find(name) == NULL)
 		(void) set_config_option(name, "", PGC_SUSET, PGC_S_SESSION,
-								 GUC_ACTION_SET, true, ERROR, false);
+								 GUC_ACTION_SET, true, DEBUG1, false);
 	reset(name);
 }
 
