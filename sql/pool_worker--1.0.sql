@@ -40,6 +40,21 @@ LANGUAGE C STRICT VOLATILE PARALLEL SAFE ROWS 10;
 COMMENT ON FUNCTION pool_status() IS
 'one row for each pool: its slots, its clients, and how much it has done';
 
+CREATE FUNCTION pool_settings(
+    OUT database     name,
+    OUT role         name,
+    OUT name         text,
+    OUT setting      text,
+    OUT unit         text,
+    OUT source       text       -- what has set it, as in pg_settings
+)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pool_worker_settings_1_0'
+LANGUAGE C STRICT VOLATILE PARALLEL SAFE ROWS 100;
+
+COMMENT ON FUNCTION pool_settings() IS
+'one row for each pool and each setting that may differ from pool to pool';
+
 -- for everybody, but each sees the rows of roles whose privileges he has;
 -- members of pg_monitor see all
 

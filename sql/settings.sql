@@ -13,20 +13,36 @@ WHERE name LIKE 'pool_worker.%'
   AND (short_desc !~ '^(Sets|Enables) .*\.$' OR extra_desc !~ '\.$')
 ORDER BY name;
 
--- none of them belongs to a session, and there are no others
+-- none of them belongs to a session, not even those that a role may have,
+-- and there are no others
 SET pool_worker.pool_size = 3;                                      -- fail
 SET pool_worker.max_slots = 3;                                      -- fail
 SET pool_worker.no_such_setting = 3;                                -- fail
+
+CREATE ROLE regress_pool_role;
+ALTER ROLE regress_pool_role SET pool_worker.pool_size = 3;
+ALTER ROLE regress_pool_role SET pool_worker.pool_size = 0;         -- fail
+ALTER ROLE regress_pool_role SET pool_worker.port = 3;              -- fail
+SET ROLE regress_pool_role;
+ALTER ROLE regress_pool_role SET pool_worker.pool_size = 3;         -- fail
+RESET ROLE;
+DROP ROLE regress_pool_role;
 
 --
 -- Values that are refused
 --
 
+ALTER SYSTEM SET pool_worker.client_idle_timeout = -1;
 ALTER SYSTEM SET pool_worker.connect_timeout = 0;
 ALTER SYSTEM SET pool_worker.connect_timeout = '2h';
+ALTER SYSTEM SET pool_worker.enforce_exempt = 'a b';
+ALTER SYSTEM SET pool_worker.enforce_on = 'off';
+ALTER SYSTEM SET pool_worker.idle_in_transaction_timeout = -1;
 ALTER SYSTEM SET pool_worker.listen_addresses = 'a b';
+ALTER SYSTEM SET pool_worker.log_min_duration = -2;
 ALTER SYSTEM SET pool_worker.max_clients = 0;
 ALTER SYSTEM SET pool_worker.max_pinned = -2;
+ALTER SYSTEM SET pool_worker.max_pool_clients = -2;
 ALTER SYSTEM SET pool_worker.max_pools = 0;
 ALTER SYSTEM SET pool_worker.max_slots = 0;
 ALTER SYSTEM SET pool_worker.max_slots = -2;
@@ -41,6 +57,8 @@ ALTER SYSTEM SET pool_worker.queue_timeout = -1;
 ALTER SYSTEM SET pool_worker.queue_timeout = '25d';
 ALTER SYSTEM SET pool_worker.slot_idle_timeout = -1;
 ALTER SYSTEM SET pool_worker.slot_idle_timeout = '25d';
+ALTER SYSTEM SET pool_worker.statement_timeout = -1;
+ALTER SYSTEM SET pool_worker.transaction_timeout = -1;
 ALTER SYSTEM SET pool_worker.unix_socket_directories = '/a,,/b';
 -- the path of a socket, which ends in /.s.PGSQL.nnnnn, may have 107 bytes
 SELECT '/' || repeat('x', 91) AS longest, '/' || repeat('x', 92) AS too_long \gset
@@ -68,10 +86,16 @@ ALTER SYSTEM SET pool_worker.prewarm = ' ';
 -- other port cannot clash with anybody's.
 --
 
+ALTER SYSTEM SET pool_worker.client_idle_timeout = '1h';
 ALTER SYSTEM SET pool_worker.connect_timeout = '1min';
 ALTER SYSTEM SET pool_worker.debug_always_switch = on;
+ALTER SYSTEM SET pool_worker.enforce_exempt = 'regress_pool_role', '"A role"';
+ALTER SYSTEM SET pool_worker.enforce_on = 'all';
+ALTER SYSTEM SET pool_worker.idle_in_transaction_timeout = '2min';
 ALTER SYSTEM SET pool_worker.listen_addresses = '';
+ALTER SYSTEM SET pool_worker.log_min_duration = '1s';
 ALTER SYSTEM SET pool_worker.max_pinned = 2;
+ALTER SYSTEM SET pool_worker.max_pool_clients = 40;
 ALTER SYSTEM SET pool_worker.max_waiting = 10;
 ALTER SYSTEM SET pool_worker.min_pool_size = 1;
 ALTER SYSTEM SET pool_worker.pool_mode = 'session';
@@ -81,6 +105,8 @@ ALTER SYSTEM SET pool_worker.prewarm = 'regress_pool_database/regress_pool_role'
 ALTER SYSTEM SET pool_worker.queue_notice_after = '250ms';
 ALTER SYSTEM SET pool_worker.queue_timeout = 0;
 ALTER SYSTEM SET pool_worker.slot_idle_timeout = '1h';
+ALTER SYSTEM SET pool_worker.statement_timeout = '30s';
+ALTER SYSTEM SET pool_worker.transaction_timeout = '1h';
 ALTER SYSTEM SET pool_worker.unix_socket_directories = '.';
 -- and three that it cannot
 ALTER SYSTEM SET pool_worker.max_clients = 50;

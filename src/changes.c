@@ -318,6 +318,7 @@ tell_worker(void)
 {
 	bool		found = false;
 
+	pg_atomic_fetch_add_u32(&PwControl->catalog_version, 1);
 	LWLockAcquire(&PwControl->lock, LW_SHARED);
 	for (int i = 0; i < PwControl->max_pools; i++)
 	{

@@ -3,7 +3,7 @@
  * guc_access.h
  *	  PostgreSQL's settings, as the variables that they are.
  *
- * Runs in: slots.
+ * Runs in: slots; the lookups in every process.
  *
  *-------------------------------------------------------------------------
  */

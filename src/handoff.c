@@ -499,7 +499,7 @@ pin_reason(void)
 		return PW_PIN_NONE;
 	if (PwSelf.transaction_status != 'I')
 		return PW_PIN_TRANSACTION;
-	if (pw_pool_mode == PW_MODE_SESSION)
+	if (PwSelf.pool->settings.pool_mode == PW_MODE_SESSION)
 		return PW_PIN_SESSION_MODE;
 	reason = pw_session_pin_reason();
 	if (reason == PW_PIN_NONE && !pw_session_save(&PwClients[PwSelf.client]))

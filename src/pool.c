@@ -50,6 +50,7 @@
 #include "client.h"
 #include "pool.h"
 #include "pool_internal.h"
+#include "pool_settings.h"
 #include "protocol.h"
 #include "settings.h"
 #include "shared_state.h"
@@ -68,6 +69,7 @@ static void login_refused(const char *database, const char *role);
 static void cancel_requested(int32 pid, int32 key);
 static void client_closing(int client);
 static void refuse_too_many(int client);
+static bool is_over_cap(const PwLogin *login, PwReport *why);
 static void slot_opened(int slot);
 static void slot_gone(int slot);
 static void slot_emptied(int pool);
@@ -186,9 +188,17 @@ client_authenticated(int client, const PwLogin *login)
 		refuse_too_many(client);
 		return;
 	}
+	pw_pool_settings_refresh(false);
+	if (is_over_cap(login, &why))
+	{
+		(void) pw_client_refuse(client, &why);
+		return;
+	}
 	pool = pool_find(login->dboid, login->roleoid);
 	if (pool == NULL)
 		pool = pool_create(login, &why);
+	else
+		pw_pool_take_settings(pool);
 	if (pool == NULL)
 	{
 		(void) pw_client_refuse(client, &why);
@@ -220,6 +230,42 @@ refuse_too_many(int client)
 	.message = "sorry, too many clients already"};
 
 	(void) pw_client_refuse(client, &report);
+}
+
+/*
+ * Has whoever max_pool_clients was set for as many clients already: the
+ * database, the role, or else this role in this database?
+ */
+static bool
+is_over_cap(const PwLogin *login, PwReport *why)
+{
+	PwPoolSettings settings = {0};
+	GucSource	source;
+	int			clients = 0;
+
+	(void) pw_pool_settings_resolve(login->dboid, login->roleoid, &settings);
+	if (settings.max_pool_clients < 0)
+		return false;
+
+	source = pw_pool_setting_source(&settings, offsetof(PwPoolSettings, max_pool_clients));
+	for (int i = 0; i < PwControl->max_pools; i++)
+		if (PwPools[i].in_use &&
+			(source == PGC_S_USER || PwPools[i].dboid == login->dboid) &&
+			(source == PGC_S_DATABASE || PwPools[i].roleoid == login->roleoid))
+			clients += PwPools[i].clients;
+	if (clients < settings.max_pool_clients)
+		return false;
+
+	memset(why, 0, sizeof(PwReport));
+	why->sqlstate = ERRCODE_TOO_MANY_CONNECTIONS;
+	if (source == PGC_S_DATABASE)
+		why->message = psprintf("too many pool clients for database \"%s\"", login->database);
+	else if (source == PGC_S_USER)
+		why->message = psprintf("too many pool clients for role \"%s\"", login->role);
+	else
+		why->message = psprintf("too many pool clients for role \"%s\" in database \"%s\"",
+								login->role, login->database);
+	return true;
 }
 
 /* Count it where a pool is known by these names. */
@@ -396,6 +442,7 @@ pool_create(const PwLogin *login, PwReport *why)
 		pg_atomic_write_u32(&pool->shared->parked, 0);
 		pg_atomic_write_u32(&pool->shared->active, 0);
 		pg_atomic_write_u32(&pool->shared->peak_active, 0);
+		memset(&pool->shared->settings, 0, sizeof(PwPoolSettings));
 		if (!pool_open_set(pool))
 		{
 			why->sqlstate = ERRCODE_INSUFFICIENT_RESOURCES;
@@ -409,11 +456,10 @@ pool_create(const PwLogin *login, PwReport *why)
 		pool->shared->roleoid = login->roleoid;
 		namestrcpy(&pool->shared->database, login->database);
 		namestrcpy(&pool->shared->role, login->role);
-		pool->shared->pool_size = pw_pool_size;
-		pool->shared->max_pinned = pw_max_pinned < 0 ? pw_pool_size : pw_max_pinned;
 		pool->shared->last_error[0] = '\0';
 		pool->shared->in_use = true;
 		LWLockRelease(&PwControl->lock);
+		pw_pool_take_settings(pool);
 		return pool;
 	}
 

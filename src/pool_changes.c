@@ -36,6 +36,7 @@
 #include "catalog.h"
 #include "changes.h"
 #include "pool_internal.h"
+#include "pool_settings.h"
 
 static void look_where_told(void);
 static void look_at_pool(PwPool *pool);
@@ -107,6 +108,8 @@ look_at_pool(PwPool *pool)
 	PwReport	why;
 
 	(void) ask_catalogs(pool, &why);
+	pw_pool_settings_refresh(false);
+	pw_pool_take_settings(pool);
 	pool->wants_slot = false;
 	pw_pool_look_after(pool);
 }

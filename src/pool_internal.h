@@ -70,6 +70,7 @@ extern void pw_pool_hand_over(int slot, int client);
 /* in pool_size.c */
 extern void pw_pool_size_init(void);
 extern void pw_pool_size_reload(void);
+extern void pw_pool_take_settings(PwPool *pool);
 extern void pw_pool_want_slot(PwPool *pool);
 extern void pw_pool_drop_unused(void);
 extern bool pw_pool_can_grow(PwPool *pool);

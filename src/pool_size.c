@@ -27,6 +27,7 @@
 #include "catalog.h"
 #include "client.h"
 #include "pool_internal.h"
+#include "pool_settings.h"
 #include "settings.h"
 
 /* logins under way at the same time, in a pool and in all of them */
@@ -65,7 +66,6 @@ static void remember_failure(PwPool *pool, const PwSlotFailure *failure);
 static const char *failure_hint(PwPool *pool, const PwSlotFailure *failure);
 static void refuse_waiting(PwPool *pool, const PwSlotFailure *failure);
 static void prewarm_pair(const char *database, const char *role, void *arg);
-static void set_limits(PwPool *pool);
 static void serve_wanting_pools(void);
 static void reclaimed(int slot);
 
@@ -86,6 +86,7 @@ pw_pool_size_init(void)
 void
 pw_pool_size_reload(void)
 {
+	pw_pool_settings_refresh(true);
 	for (int i = 0; i < PwControl->max_pools; i++)
 		PwLocalPools[i].prewarmed = false;
 	(void) pw_settings_foreach_prewarm(pw_prewarm, prewarm_pair, NULL);
@@ -96,7 +97,7 @@ pw_pool_size_reload(void)
 
 		if (!pool->shared->in_use)
 			continue;
-		set_limits(pool);
+		pw_pool_take_settings(pool);
 		pw_pool_look_after(pool);
 	}
 }
@@ -128,12 +129,18 @@ prewarm_pair(const char *database, const char *role, void *arg)
 		pool->prewarmed = true;
 }
 
-static void
-set_limits(PwPool *pool)
+/*
+ * Bring a pool in line with its settings, as far as the worker knows them.
+ */
+void
+pw_pool_take_settings(PwPool *pool)
 {
-	pool->shared->pool_size = pw_pool_size;
-	pool->shared->max_pinned = pw_max_pinned < 0 ? pw_pool_size : pw_max_pinned;
-	pool->min_slots = pool->is_gone ? 0 : Min(pw_min_pool_size, pw_pool_size);
+	PwPoolSettings *settings = &pool->shared->settings;
+
+	(void) pw_pool_settings_resolve(pool->shared->dboid, pool->shared->roleoid, settings);
+	pool->shared->pool_size = settings->pool_size;
+	pool->shared->max_pinned = pw_max_pinned < 0 ? settings->pool_size : pw_max_pinned;
+	pool->min_slots = pool->is_gone ? 0 : Min(settings->min_pool_size, settings->pool_size);
 	if (pool->prewarmed)
 		pool->min_slots = Max(pool->min_slots, 1);
 }
@@ -157,7 +164,8 @@ tick(void *arg)
 
 		if (!pool->shared->in_use)
 			continue;
-		set_limits(pool);
+		pw_pool_settings_refresh(false);
+		pw_pool_take_settings(pool);
 		pw_queue_tidy(pool);
 		busy = busy || pool->shared->waiting > 0;
 		retire_idle(pool);
@@ -225,9 +233,9 @@ is_unused(PwPool *pool)
 static bool
 is_forgotten(PwPool *pool)
 {
-	return pw_slot_idle_timeout > 0 &&
+	return pool->shared->settings.slot_idle_timeout > 0 &&
 		TimestampDifferenceExceeds(pool->last_used_at, pw_loop_now(),
-								   pw_slot_idle_timeout * 1000);
+								   pool->shared->settings.slot_idle_timeout * 1000);
 }
 
 /* Open what the minimum wants, or forget the pool if nobody needs it. */
@@ -392,6 +400,7 @@ retire_idle(PwPool *pool)
 {
 	int			spare = pool->shared->slots - pool->min_slots;
 	int			over = pool->shared->slots - pw_pool_slot_limit(pool);
+	int			timeout = pool->shared->settings.slot_idle_timeout;
 
 	while (spare-- > 0)
 	{
@@ -400,9 +409,9 @@ retire_idle(PwPool *pool)
 		if (slot == PW_NONE)
 			return;
 		if (over-- <= 0 &&
-			(pw_slot_idle_timeout == 0 ||
+			(timeout == 0 ||
 			 !TimestampDifferenceExceeds(PwSlots[slot].state_since, pw_loop_now(),
-										 pw_slot_idle_timeout * 1000)))
+										 timeout * 1000)))
 		{
 			pw_pool_release(slot);
 			return;

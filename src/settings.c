@@ -16,6 +16,10 @@
  * changes first.  Where two settings must agree, their user takes the smaller
  * one.
  *
+ * Settings that may differ from pool to pool are PGC_SUSET, so that ALTER ROLE
+ * and ALTER DATABASE take them; refuse_session() keeps sessions from changing
+ * them for themselves.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -26,7 +30,6 @@
 #include "libpq/pqcomm.h"
 #include "nodes/pg_list.h"
 #include "parser/scansup.h"
-#include "utils/guc.h"
 #include "utils/varlena.h"
 
 #include "settings.h"
@@ -55,6 +58,7 @@ char	   *pw_unix_socket_directories;
 
 /* pools */
 int			pw_max_pinned;
+int			pw_max_pool_clients;
 int			pw_max_pools;
 int			pw_max_session_size;
 int			pw_min_pool_size;
@@ -73,6 +77,15 @@ int			pw_max_waiting;
 int			pw_queue_notice_after;
 int			pw_queue_timeout;
 
+/* time limits */
+int			pw_client_idle_timeout;
+char	   *pw_enforce_exempt;
+int			pw_enforce_on;
+int			pw_idle_in_transaction_timeout;
+int			pw_log_min_duration;
+int			pw_statement_timeout;
+int			pw_transaction_timeout;
+
 /* the worker itself */
 char	   *pw_database;
 
@@ -85,12 +98,43 @@ static const struct config_enum_entry pool_mode_options[] = {
 	{NULL, 0, false}
 };
 
+static const struct config_enum_entry enforce_on_options[] = {
+	{"pool", PW_ENFORCE_POOL, false},
+	{"all", PW_ENFORCE_ALL, false},
+	{NULL, 0, false}
+};
+
+#define ROW(field) \
+	{"pool_worker." #field, &pw_##field, offsetof(PwPoolSettings, field)}
+
+const PwPoolSettingInfo pw_pool_setting_info[] = {
+	ROW(client_idle_timeout),
+	ROW(idle_in_transaction_timeout),
+	ROW(log_min_duration),
+	ROW(max_pool_clients),
+	ROW(min_pool_size),
+	ROW(pool_mode),
+	ROW(pool_size),
+	ROW(slot_idle_timeout),
+	ROW(statement_timeout),
+	ROW(transaction_timeout),
+};
+
+#undef ROW
+
+StaticAssertDecl(lengthof(pw_pool_setting_info) == PW_POOL_NSETTINGS,
+				 "every setting of a pool needs a row in pw_pool_setting_info");
+
 static void define_client_settings(void);
 static void define_pool_settings(void);
 static void define_slot_settings(void);
 static void define_waiting_settings(void);
+static void define_time_settings(void);
+static void define_enforcement_settings(void);
 static void define_worker_settings(void);
 static void define_developer_settings(void);
+static bool refuse_session(int *newval, void **extra, GucSource source);
+static bool check_role_list(char **newval, void **extra, GucSource source);
 static bool check_listen_addresses(char **newval, void **extra, GucSource source);
 static bool check_socket_directories(char **newval, void **extra, GucSource source);
 static bool check_prewarm(char **newval, void **extra, GucSource source);
@@ -112,6 +156,8 @@ pw_settings_define(void)
 	define_pool_settings();
 	define_slot_settings();
 	define_waiting_settings();
+	define_time_settings();
+	define_enforcement_settings();
 	define_worker_settings();
 	define_developer_settings();
 
@@ -179,6 +225,16 @@ define_pool_settings(void)
 							0,
 							NULL, NULL, NULL);
 
+	DefineCustomIntVariable("pool_worker.max_pool_clients",
+							"Sets the maximum number of clients of a database, of a role, or of one pool.",
+							"It counts the clients of what it is set for: of one pool if in the configuration.  -1 means no limit.",
+							&pw_max_pool_clients,
+							-1,
+							-1, MAX_CONNECTIONS_LIMIT,
+							PGC_SUSET,
+							0,
+							refuse_session, NULL, NULL);
+
 	DefineCustomIntVariable("pool_worker.max_pools",
 							"Sets the maximum number of pools.",
 							"There is one pool for each database and role that clients use together.",
@@ -195,9 +251,9 @@ define_pool_settings(void)
 							&pw_min_pool_size,
 							0,
 							0, MAX_POOL_SIZE,
-							PGC_SIGHUP,
+							PGC_SUSET,
 							0,
-							NULL, NULL, NULL);
+							refuse_session, NULL, NULL);
 
 	DefineCustomIntVariable("pool_worker.max_session_size",
 							"Sets the maximum size of a session that moves from slot to slot.",
@@ -215,9 +271,9 @@ define_pool_settings(void)
 							 &pw_pool_mode,
 							 PW_MODE_TRANSACTION,
 							 pool_mode_options,
-							 PGC_SIGHUP,
+							 PGC_SUSET,
 							 0,
-							 NULL, NULL, NULL);
+							 refuse_session, NULL, NULL);
 
 	DefineCustomIntVariable("pool_worker.pool_size",
 							"Sets the maximum number of slots in one pool.",
@@ -225,9 +281,9 @@ define_pool_settings(void)
 							&pw_pool_size,
 							20,
 							1, MAX_POOL_SIZE,
-							PGC_SIGHUP,
+							PGC_SUSET,
 							0,
-							NULL, NULL, NULL);
+							refuse_session, NULL, NULL);
 
 	DefineCustomStringVariable("pool_worker.prewarm",
 							   "Sets the pools to open before their first client comes.",
@@ -271,9 +327,9 @@ define_slot_settings(void)
 							&pw_slot_idle_timeout,
 							600,
 							0, MAX_SECONDS,
-							PGC_SIGHUP,
+							PGC_SUSET,
 							GUC_UNIT_S,
-							NULL, NULL, NULL);
+							refuse_session, NULL, NULL);
 
 	DefineCustomIntVariable("pool_worker.statement_cache_size",
 							"Sets the number of prepared statements whose plans a slot keeps for its next clients.",
@@ -324,6 +380,89 @@ define_waiting_settings(void)
 }
 
 /*
+ * Section "Time limits".
+ */
+static void
+define_time_settings(void)
+{
+	DefineCustomIntVariable("pool_worker.client_idle_timeout",
+							"Sets the time after which a client that says nothing is disconnected.",
+							"It counts outside of transactions.  0 means never.",
+							&pw_client_idle_timeout,
+							0,
+							0, INT_MAX,
+							PGC_SUSET,
+							GUC_UNIT_MS,
+							refuse_session, NULL, NULL);
+
+	DefineCustomIntVariable("pool_worker.idle_in_transaction_timeout",
+							"Sets the time after which a client that is idle in a transaction is disconnected.",
+							"0 means never.",
+							&pw_idle_in_transaction_timeout,
+							5 * 60 * 1000,
+							0, INT_MAX,
+							PGC_SUSET,
+							GUC_UNIT_MS,
+							refuse_session, NULL, NULL);
+
+	DefineCustomIntVariable("pool_worker.log_min_duration",
+							"Sets the time from which on a client's statement is logged.",
+							"0 logs all of them, -1 none.",
+							&pw_log_min_duration,
+							-1,
+							-1, INT_MAX,
+							PGC_SUSET,
+							GUC_UNIT_MS,
+							refuse_session, NULL, NULL);
+
+	DefineCustomIntVariable("pool_worker.statement_timeout",
+							"Sets the time after which a client's statement is cancelled.",
+							"0 means never.",
+							&pw_statement_timeout,
+							0,
+							0, INT_MAX,
+							PGC_SUSET,
+							GUC_UNIT_MS,
+							refuse_session, NULL, NULL);
+
+	DefineCustomIntVariable("pool_worker.transaction_timeout",
+							"Sets the time after which a client whose transaction has not ended is disconnected.",
+							"0 means never.",
+							&pw_transaction_timeout,
+							0,
+							0, INT_MAX,
+							PGC_SUSET,
+							GUC_UNIT_MS,
+							refuse_session, NULL, NULL);
+}
+
+/*
+ * Section "Time limits", continued: whom they are for.
+ */
+static void
+define_enforcement_settings(void)
+{
+	DefineCustomStringVariable("pool_worker.enforce_exempt",
+							   "Sets the roles to which time limits do not apply when they connect directly.",
+							   "Members of these roles are exempt too, and so are superusers.",
+							   &pw_enforce_exempt,
+							   "",
+							   PGC_SIGHUP,
+							   GUC_LIST_INPUT,
+							   check_role_list, NULL, NULL);
+
+	DefineCustomEnumVariable("pool_worker.enforce_on",
+							 "Sets whether time limits are for clients of the pool or for all.",
+							 "\"all\" includes clients that connect to the server directly.",
+							 &pw_enforce_on,
+							 PW_ENFORCE_POOL,
+							 enforce_on_options,
+							 PGC_SIGHUP,
+							 0,
+							 NULL, NULL, NULL);
+}
+
+/*
  * Section "Worker".
  */
 static void
@@ -353,6 +492,44 @@ define_developer_settings(void)
 							 PGC_SIGHUP,
 							 GUC_NOT_IN_SAMPLE,
 							 NULL, NULL, NULL);
+}
+
+/*
+ * Check hook: not for a session.
+ *
+ * The worker reads the configuration and the catalogs, and nothing that a
+ * session might set for itself would reach it.  Better to say so than to
+ * accept it.  PGC_S_TEST is what ALTER ROLE and ALTER DATABASE try a value with.
+ */
+static bool
+refuse_session(int *newval, void **extra, GucSource source)
+{
+	if (source < PGC_S_CLIENT || source == PGC_S_TEST)
+		return true;
+
+	GUC_check_errcode(ERRCODE_CANT_CHANGE_RUNTIME_PARAM);
+	GUC_check_errmsg("settings of the connection pool cannot be changed for a session");
+	GUC_check_errhint("Use ALTER SYSTEM, ALTER DATABASE or ALTER ROLE.");
+	return false;
+}
+
+/*
+ * Check hook: a list of names.  Whether there are such roles is not ours to
+ * say here.
+ */
+static bool
+check_role_list(char **newval, void **extra, GucSource source)
+{
+	char	   *copy = pstrdup(*newval);
+	List	   *roles = NIL;
+	bool		is_list = SplitIdentifierString(copy, ',', &roles);
+
+	if (!is_list)
+		GUC_check_errdetail("List syntax is invalid.");
+
+	list_free(roles);
+	pfree(copy);
+	return is_list;
 }
 
 /*
@@ -437,6 +614,15 @@ check_max_slots(int *newval, void **extra, GucSource source)
 
 	GUC_check_errdetail("The pool cannot work without slots; -1 chooses a number of them.");
 	return false;
+}
+
+GucSource
+pw_pool_setting_source(const PwPoolSettings *settings, size_t offset)
+{
+	for (int i = 0; i < PW_POOL_NSETTINGS; i++)
+		if (pw_pool_setting_info[i].offset == offset)
+			return settings->source[i];
+	return PGC_S_DEFAULT;
 }
 
 /*

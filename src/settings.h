@@ -13,11 +13,60 @@
 #ifndef PW_SETTINGS_H
 #define PW_SETTINGS_H
 
+#include "utils/guc.h"
+
 typedef enum PwPoolMode
 {
 	PW_MODE_TRANSACTION,
 	PW_MODE_SESSION,
 } PwPoolMode;
+
+typedef enum PwEnforceOn
+{
+	PW_ENFORCE_POOL,			/* clients of the pool */
+	PW_ENFORCE_ALL,				/* and those that connect directly */
+} PwEnforceOn;
+
+/* How many settings may differ from pool to pool. */
+#define PW_POOL_NSETTINGS 10
+
+/*
+ * What may differ from pool to pool; see pool_settings.h for what is in force.
+ * The fields are those settings without "pool_worker.", in their units.  A new
+ * one needs a field here and a row in pw_pool_setting_info[].
+ */
+typedef struct PwPoolSettings
+{
+	int			client_idle_timeout;	/* ms, 0 is never */
+	int			idle_in_transaction_timeout;	/* ms, 0 is never */
+	int			log_min_duration;	/* ms, -1 is never */
+	int			max_pool_clients;	/* -1 is no limit */
+	int			min_pool_size;
+	int			pool_mode;		/* PwPoolMode */
+	int			pool_size;
+	int			slot_idle_timeout;	/* s, 0 is never */
+	int			statement_timeout;	/* ms, 0 is never */
+	int			transaction_timeout;	/* ms, 0 is never */
+
+	/*
+	 * Where each comes from, by the index in pw_pool_setting_info[]: a
+	 * GucSource, PGC_S_ARGV or less if from the server's configuration.
+	 */
+	uint8		source[PW_POOL_NSETTINGS];
+} PwPoolSettings;
+
+/* One setting that may differ from pool to pool. */
+typedef struct PwPoolSettingInfo
+{
+	const char *name;
+	int		   *variable;		/* the server's value, in the worker */
+	size_t		offset;			/* of the int in PwPoolSettings */
+} PwPoolSettingInfo;
+
+extern const PwPoolSettingInfo pw_pool_setting_info[PW_POOL_NSETTINGS];
+
+/* Where the setting at this offset in PwPoolSettings comes from. */
+extern GucSource pw_pool_setting_source(const PwPoolSettings *settings, size_t offset);
 
 /* where clients connect */
 extern char *pw_listen_addresses;
@@ -25,16 +74,24 @@ extern int	pw_port;
 extern char *pw_unix_socket_directories;	/* empty: the server's own */
 extern int	pw_max_clients;
 
-/* pools and slots */
-extern int	pw_pool_mode;		/* PwPoolMode */
-extern int	pw_pool_size;
+/* what may differ from pool to pool: the server's values */
+extern int	pw_client_idle_timeout;
+extern int	pw_idle_in_transaction_timeout;
+extern int	pw_log_min_duration;
+extern int	pw_max_pool_clients;
 extern int	pw_min_pool_size;
+extern int	pw_pool_mode;
+extern int	pw_pool_size;
+extern int	pw_slot_idle_timeout;
+extern int	pw_statement_timeout;
+extern int	pw_transaction_timeout;
+
+/* pools and slots */
 extern int	pw_max_pinned;		/* -1: pool_size */
 extern char *pw_prewarm;		/* list of database/role */
 extern int	pw_max_slots;		/* -1: derived from max_connections */
 extern int	pw_max_pools;
 extern int	pw_connect_timeout; /* ms */
-extern int	pw_slot_idle_timeout;	/* s, 0 is never */
 extern int	pw_max_session_size;	/* kB */
 extern int	pw_statement_cache_size;	/* plan sources per slot */
 
@@ -42,6 +99,10 @@ extern int	pw_statement_cache_size;	/* plan sources per slot */
 extern int	pw_max_waiting;		/* -1: no limit */
 extern int	pw_queue_notice_after;	/* ms, 0 is never */
 extern int	pw_queue_timeout;	/* ms, 0 is never */
+
+/* whom the time limits are for */
+extern int	pw_enforce_on;		/* PwEnforceOn */
+extern char *pw_enforce_exempt; /* list of roles */
 
 /* the worker itself */
 extern char *pw_database;		/* empty: shared catalogs only */

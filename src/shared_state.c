@@ -227,6 +227,7 @@ init_control(void)
 	PwControl->max_pools = pw_max_pools;
 	PwControl->max_slots = pw_shared_state_max_slots();
 	PwControl->max_clients = client_entries();
+	pg_atomic_init_u32(&PwControl->catalog_version, 1);
 	pg_atomic_init_u32(&PwControl->changed, 0);
 	ConditionVariableInit(&PwControl->slot_emptied);
 	pg_atomic_init_u32(&PwControl->leavers, 0);

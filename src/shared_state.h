@@ -59,6 +59,8 @@
 #include "storage/lwlock.h"
 #include "utils/dsa.h"
 
+#include "settings.h"
+
 /* "no such index", for pools, slots and clients alike */
 #define PW_NONE (-1)
 
@@ -285,6 +287,7 @@ typedef struct PwShmPool
 	NameData	role;
 
 	/* written by the worker, read by anyone */
+	PwPoolSettings settings;	/* in force; see pool_settings.c */
 	int			pool_size;		/* limits in force for this pool: of slots, */
 	int			max_pinned;		/* and of pinned ones that do not count */
 	int			slots;			/* open, opening not included */
@@ -357,6 +360,8 @@ typedef struct PwShmControl
 									 * failed */
 	PwShmHold	holds[PW_MAX_HOLDS];
 
+	/* grows whenever something of roles or databases has changed */
+	pg_atomic_uint32 catalog_version;
 	/* some pool is suspect, or a hold came or went; the worker clears it */
 	pg_atomic_uint32 changed;
 	/* signalled whenever a slot becomes EMPTY */

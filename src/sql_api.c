@@ -33,7 +33,9 @@
 #include "utils/timestamp.h"
 
 #include "doctor.h"
+#include "guc_access.h"
 #include "metrics.h"
+#include "settings.h"
 #include "shared_state.h"
 
 /* no function returns more columns than this */
@@ -78,6 +80,7 @@ PG_FUNCTION_INFO_V1(pool_worker_status_1_0);
 PG_FUNCTION_INFO_V1(pool_worker_slots_1_0);
 PG_FUNCTION_INFO_V1(pool_worker_clients_1_0);
 PG_FUNCTION_INFO_V1(pool_worker_check_1_0);
+PG_FUNCTION_INFO_V1(pool_worker_settings_1_0);
 
 static void require_preload(void);
 static char *preload_line(void);
@@ -88,6 +91,11 @@ static void emit_client(ReturnSetInfo *rsinfo, ClientCopy *copy);
 static bool client_waits(const ClientCopy *copy);
 static const char *client_state_name(const ClientCopy *copy);
 static TimestampTz client_state_since(const ClientCopy *copy);
+static bool copy_settings(int pool, PoolName *name, PwPoolSettings *settings);
+static void emit_setting(ReturnSetInfo *rsinfo, PoolName *pool,
+						 PwPoolSettings *settings, int setting);
+static const char *unit_name(int flags);
+static const char *source_name(GucSource source);
 static void copy_pool_name(int pool, PoolName *name);
 static bool may_see(const PoolName *pool);
 
@@ -189,6 +197,31 @@ pool_worker_check_1_0(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 
 	pw_doctor_run((ReturnSetInfo *) fcinfo->resultinfo);
+	return (Datum) 0;
+}
+
+/*
+ * pool_settings(): what is in force for each pool.
+ */
+Datum
+pool_worker_settings_1_0(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	require_preload();
+	InitMaterializedSRF(fcinfo, 0);
+
+	for (int i = 0; i < PwControl->max_pools; i++)
+	{
+		PoolName	pool;
+		PwPoolSettings settings;
+
+		if (!copy_settings(i, &pool, &settings))
+			continue;
+		for (int setting = 0; setting < PW_POOL_NSETTINGS; setting++)
+			emit_setting(rsinfo, &pool, &settings, setting);
+	}
+
 	return (Datum) 0;
 }
 
@@ -386,6 +419,69 @@ client_state_since(const ClientCopy *copy)
 	if (copy->client.pin_reason != PW_PIN_NONE && copy->client.pinned_since != 0)
 		return copy->client.pinned_since;
 	return copy->client.state_since;
+}
+
+/*
+ * Copy the settings of a pool.  False if it is not in use.
+ */
+static bool
+copy_settings(int pool, PoolName *name, PwPoolSettings *settings)
+{
+	LWLockAcquire(&PwControl->lock, LW_SHARED);
+	copy_pool_name(pool, name);
+	*settings = PwPools[pool].settings;
+	LWLockRelease(&PwControl->lock);
+
+	return OidIsValid(name->roleoid);
+}
+
+/*
+ * Add the row of a setting of a pool.
+ */
+static void
+emit_setting(ReturnSetInfo *rsinfo, PoolName *pool, PwPoolSettings *settings,
+			 int setting)
+{
+	const PwPoolSettingInfo *info = &pw_pool_setting_info[setting];
+	struct config_generic *variable = pw_guc_find(info->name);
+	int			value = *(int *) ((char *) settings + info->offset);
+	Row			row = {0};
+
+	row_pool_name(&row, pool);
+	row_text(&row, info->name);
+	if (variable->vartype == PGC_ENUM)
+		row_text(&row, config_enum_lookup_by_value((struct config_enum *) variable, value));
+	else
+		row_text(&row, psprintf("%d", value));
+	row_text(&row, unit_name(variable->flags));
+	row_text(&row, source_name(settings->source[setting]));
+	row_emit(&row, rsinfo);
+}
+
+/*
+ * The name of a unit that a setting of a pool has, or NULL.
+ */
+static const char *
+unit_name(int flags)
+{
+	switch (flags & GUC_UNIT)
+	{
+		case GUC_UNIT_MS:
+			return "ms";
+		case GUC_UNIT_S:
+			return "s";
+		default:
+			return NULL;
+	}
+}
+
+/*
+ * What has set a setting of a pool, in the words of pg_settings.
+ */
+static const char *
+source_name(GucSource source)
+{
+	return (source <= PGC_S_ARGV) ? "configuration" : GucSource_Names[source];
 }
 
 /*

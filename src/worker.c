@@ -31,6 +31,7 @@
 #include "event_loop.h"
 #include "listen.h"
 #include "pool.h"
+#include "pool_settings.h"
 #include "settings.h"
 #include "shared_state.h"
 #include "worker.h"
@@ -104,8 +105,10 @@ worker_connect(void)
 						pw_database),
 				 errhint("Set \"pool_worker.database\" to a database that exists, and restart the server.")));
 	PwControl->worker_connecting = true;
+	pw_pool_settings_shield(true);
 	BackgroundWorkerInitializeConnection(pw_database[0] && !failed_before ? pw_database : NULL,
 										 NULL, BGWORKER_BYPASS_ALLOWCONN);
+	pw_pool_settings_shield(false);
 	PwControl->worker_connecting = false;
 }
 
