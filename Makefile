@@ -10,9 +10,11 @@ OBJS = \
 	src/catalog.o \
 	src/changes.o \
 	src/client.o \
+	src/command_clock.o \
 	src/core_tables.o \
 	src/descriptors.o \
 	src/doctor.o \
+	src/enforce.o \
 	src/event_loop.o \
 	src/fd_passing.o \
 	src/greeting.o \
@@ -46,6 +48,7 @@ OBJS = \
 	src/startup_packet.o \
 	src/startup_settings.o \
 	src/statement_cache.o \
+	src/time_limits.o \
 	src/worker.o
 PGFILEDESC = "pool_worker - connection pool inside the server"
 

@@ -31,7 +31,12 @@ CREATE FUNCTION pool_status(
     OUT waiting_for  float8,    -- ms, of the one who waits longest now
     OUT wait_time    float8,    -- ms, of all who have waited
     OUT longest_wait float8,    -- ms, of these
-    OUT turned_away  int8
+    OUT turned_away  int8,
+    -- how often a time limit was enforced, by the setting's name
+    OUT statement_timeouts int8,
+    OUT transaction_timeouts int8,
+    OUT idle_in_transaction_timeouts int8,
+    OUT client_idle_timeouts int8
 )
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'pool_worker_status_1_0'

@@ -53,6 +53,7 @@
 #include "utils/timestamp.h"
 
 #include "attachment.h"
+#include "command_clock.h"
 #include "descriptors.h"
 #include "greeting.h"
 #include "identity.h"
@@ -61,6 +62,7 @@
 #include "shared_state.h"
 #include "slot_self.h"
 #include "startup_settings.h"
+#include "time_limits.h"
 
 static void note_attached(PwShmClient *client);
 static void return_client(int client);
@@ -156,6 +158,7 @@ set_slot_client(int client)
 {
 	LWLockAcquire(&PwSelf.slot->lock, LW_EXCLUSIVE);
 	PwSelf.slot->client = client;
+	pw_clock_switch(client);
 	LWLockRelease(&PwSelf.slot->lock);
 }
 
@@ -351,6 +354,36 @@ pw_leave_client(void)
 	PwSelf.discarding = false;
 	if (!clean)
 		pw_retire();
+}
+
+/*
+ * End a client that is over a time limit.
+ *
+ * It may be one that does not read what we send.  We do not wait for that: if
+ * the error does not fit into its socket it goes without, and what was not
+ * sent is thrown away, which is what pqcomm.c does when sending has failed.
+ */
+void
+pw_expel_client(int limit)
+{
+	int			fd = MyProcPort->sock;
+
+	ereport(LOG_SERVER_ONLY,
+			(errcode(pw_time_limits[limit].sqlstate),
+			 errmsg(PW_END_WORDS, pw_time_limits[limit].name),
+			 errhidestmt(true)));
+	pg_atomic_fetch_add_u64(&PwSelf.pool->enforced[limit], 1);
+
+	if (!PwSelf.discarding)
+		pw_clock_tell(limit, false);
+	PwSelf.discarding = false;
+	if (PwSelf.core_methods->is_send_pending())
+	{
+		(void) shutdown(fd, SHUT_RDWR);
+		(void) PwSelf.core_methods->flush();
+		pw_lost_client_check();
+	}
+	pw_leave_client();
 }
 
 /*

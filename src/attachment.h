@@ -41,6 +41,12 @@ extern void pw_save_client(void);
  */
 extern void pw_leave_client(void);
 
+/*
+ * The attached client is over a time limit, a PwTimeLimit: tell it, unless that
+ * has been done (discarding is set then), and end it as one that has left.
+ */
+extern void pw_expel_client(int limit);
+
 /* End this backend: it must not or need not serve anybody else. */
 extern void pw_retire(void) pg_attribute_noreturn();
 

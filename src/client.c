@@ -351,6 +351,7 @@ init_entry(int client, const SockAddr *raddr)
 	shared->id = next_id++;
 	shared->raddr = *raddr;
 	shared->connected_at = shared->state_since = pw_loop_now();
+	shared->idle_since = shared->connected_at;
 	shared->told_ok = shared->said_hello = false;
 	shared->pin_reason = PW_PIN_NONE;
 	shared->pinned_since = 0;

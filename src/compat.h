@@ -39,6 +39,11 @@
 #define MyProcNumber (MyProc->pgprocno)
 #endif
 
+/* PG17 has a transaction_timeout of its own, and a SQLSTATE for it. */
+#ifndef ERRCODE_TRANSACTION_TIMEOUT
+#define ERRCODE_TRANSACTION_TIMEOUT MAKE_SQLSTATE('2', '5', 'P', '0', '4')
+#endif
+
 /*
  * PG17 ties a wait event set to a resource owner instead of a memory context.
  * Ours live as long as we want them to, so neither is interesting.

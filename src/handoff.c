@@ -60,6 +60,7 @@
 #include "tcop/tcopprot.h"
 
 #include "attachment.h"
+#include "command_clock.h"
 #include "compat.h"
 #include "descriptors.h"
 #include "fd_passing.h"
@@ -75,6 +76,7 @@
 #include "slot_self.h"
 #include "slot_wait.h"
 #include "startup_settings.h"
+#include "time_limits.h"
 
 /* The first bytes of a command, before PostgresMain() reads it. */
 typedef struct PwPeek
@@ -412,12 +414,17 @@ note_message(char type, const char *data)
 			pw_statements_parsed();
 			break;
 		case '2':				/* BindComplete */
-		case 'E':				/* maybe of a Bind that had its plan already */
 			pw_statements_used();
 			break;
 		case '3':				/* CloseComplete */
 			pw_statements_removed();
 			pw_session_closed();
+			break;
+		case 'E':				/* ErrorResponse */
+			/* maybe of a Bind that had its plan already */
+			pw_statements_used();
+			if (!PwSelf.discarding)
+				pw_clock_error();
 			break;
 		default:
 			break;
@@ -443,6 +450,7 @@ take_turn(void)
 	if (!finish_injection())
 		find_command();
 	QueryCancelPending = false;
+	pw_clock_explain_errors();
 	RESUME_CANCEL_INTERRUPTS();
 }
 
@@ -469,10 +477,17 @@ finish_injection(void)
 static void
 find_command(void)
 {
+	int			limit = PW_NO_LIMIT;
+
 	if (PwSelf.client != PW_NONE)
+	{
+		limit = pw_clock_end();
 		count_transaction();
+	}
 	if (PwSelf.client != PW_NONE && pw_client_is_lost())
 		pw_leave_client();
+	else if (limit != PW_NO_LIMIT)
+		pw_expel_client(limit);
 	if (!serve_buffered())
 		serve_next();
 }
@@ -523,6 +538,8 @@ serve_buffered(void)
 			pw_leave_client();
 		else if (is_leftover(type))
 			skip_message();
+		else if (!pw_clock_begin())
+			pw_expel_client(pw_clock_passed());
 		else
 		{
 			inject_if_needed();
@@ -681,15 +698,16 @@ start_command(void)
 	PwPeek		peek;
 	PwSocketState found = look_at_socket(&peek);
 
-	switch (pw_client_is_lost() ? PW_SOCKET_LEFT : found)
+	if (pw_client_is_lost() || found == PW_SOCKET_LEFT)
 	{
-		case PW_SOCKET_QUIET:
-			return false;
-		case PW_SOCKET_LEFT:
-			pw_leave_client();
-			return false;
-		case PW_SOCKET_READY:
-			break;
+		pw_leave_client();
+		return false;
+	}
+	if (found == PW_SOCKET_QUIET)
+	{
+		if (pw_clock_passed() != PW_NO_LIMIT)
+			pw_expel_client(pw_clock_passed());
+		return false;
 	}
 
 	pw_count_active(true);
@@ -698,6 +716,11 @@ start_command(void)
 	{
 		skip_message();
 		return serve_buffered();
+	}
+	if (!pw_clock_begin())
+	{
+		pw_expel_client(pw_clock_passed());
+		return false;
 	}
 	if (replaces_unnamed(&peek))
 		pw_unnamed_void();

@@ -110,10 +110,34 @@ const PwMetricInfo pw_pool_metrics[] = {
 		"turned_away", PW_METRIC_COUNTER,
 		"Clients that were refused because others had the slots."
 	},
+	[PW_POOL_STATEMENT_TIMEOUTS] = {
+		"statement_timeouts", PW_METRIC_COUNTER,
+		"Statements cancelled because of pool_worker.statement_timeout."
+	},
+	[PW_POOL_TRANSACTION_TIMEOUTS] = {
+		"transaction_timeouts", PW_METRIC_COUNTER,
+		"Clients disconnected because of pool_worker.transaction_timeout."
+	},
+	[PW_POOL_IDLE_IN_TRANSACTION_TIMEOUTS] = {
+		"idle_in_transaction_timeouts", PW_METRIC_COUNTER,
+		"Clients disconnected because of pool_worker.idle_in_transaction_timeout."
+	},
+	[PW_POOL_CLIENT_IDLE_TIMEOUTS] = {
+		"client_idle_timeouts", PW_METRIC_COUNTER,
+		"Clients disconnected because of pool_worker.client_idle_timeout."
+	},
 };
 
 StaticAssertDecl(lengthof(pw_pool_metrics) == PW_POOL_NMETRICS,
 				 "every metric needs a row in pw_pool_metrics");
+
+/* Which metric counts what was done about a time limit. */
+static const PwPoolMetric metric_of_limit[PW_NLIMITS] = {
+	[PW_LIMIT_STATEMENT] = PW_POOL_STATEMENT_TIMEOUTS,
+	[PW_LIMIT_TRANSACTION] = PW_POOL_TRANSACTION_TIMEOUTS,
+	[PW_LIMIT_IDLE_IN_TRANSACTION] = PW_POOL_IDLE_IN_TRANSACTION_TIMEOUTS,
+	[PW_LIMIT_CLIENT_IDLE] = PW_POOL_CLIENT_IDLE_TIMEOUTS,
+};
 
 static void sample_pool(PwPoolSample *sample, RateParts *parts, int pool);
 static void sample_slot(PwPoolSample *sample, RateParts *parts,
@@ -198,6 +222,9 @@ sample_pool(PwPoolSample *sample, RateParts *parts, int pool)
 	sample->value[PW_POOL_WAIT_TIME] = milliseconds(shared->past_wait_time);
 	sample->value[PW_POOL_LONGEST_WAIT] = milliseconds(shared->past_longest_wait);
 	sample->value[PW_POOL_TURNED_AWAY] = shared->turned_away;
+	for (int limit = 0; limit < PW_NLIMITS; limit++)
+		sample->value[metric_of_limit[limit]] =
+			pg_atomic_read_u64((pg_atomic_uint64 *) &shared->enforced[limit]);
 	parts->attaches = shared->past_attaches;
 	parts->cold_slots = shared->cold_slots;
 }

@@ -48,6 +48,7 @@
 #include "utils/timestamp.h"
 
 #include "client.h"
+#include "enforce.h"
 #include "pool.h"
 #include "pool_internal.h"
 #include "pool_settings.h"
@@ -132,6 +133,7 @@ pw_pool_init(void)
 			pool->shared->in_use = false;
 	}
 	pw_queue_init();
+	pw_enforce_init();
 	pw_pool_size_init();
 }
 
@@ -305,12 +307,7 @@ cancel_requested(int32 pid, int32 key)
 	LWLockAcquire(&slot->lock, LW_EXCLUSIVE);
 	if (slot->client == client && slot->alive &&
 		pg_atomic_read_u32(&slot->activity) == PW_SLOT_BUSY)
-	{
-		kill(slot->pid, SIGINT);
-#ifdef HAVE_SETSID
-		kill(-slot->pid, SIGINT);
-#endif
-	}
+		pw_slot_signal(slot - PwSlots, SIGINT);
 	LWLockRelease(&slot->lock);
 }
 
@@ -442,6 +439,8 @@ pool_create(const PwLogin *login, PwReport *why)
 		pg_atomic_write_u32(&pool->shared->parked, 0);
 		pg_atomic_write_u32(&pool->shared->active, 0);
 		pg_atomic_write_u32(&pool->shared->peak_active, 0);
+		for (int limit = 0; limit < PW_NLIMITS; limit++)
+			pg_atomic_write_u64(&pool->shared->enforced[limit], 0);
 		memset(&pool->shared->settings, 0, sizeof(PwPoolSettings));
 		if (!pool_open_set(pool))
 		{

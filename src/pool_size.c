@@ -26,6 +26,7 @@
 
 #include "catalog.h"
 #include "client.h"
+#include "enforce.h"
 #include "pool_internal.h"
 #include "pool_settings.h"
 #include "settings.h"
@@ -87,6 +88,7 @@ void
 pw_pool_size_reload(void)
 {
 	pw_pool_settings_refresh(true);
+	pw_enforce_reschedule();
 	for (int i = 0; i < PwControl->max_pools; i++)
 		PwLocalPools[i].prewarmed = false;
 	(void) pw_settings_foreach_prewarm(pw_prewarm, prewarm_pair, NULL);
@@ -137,7 +139,8 @@ pw_pool_take_settings(PwPool *pool)
 {
 	PwPoolSettings *settings = &pool->shared->settings;
 
-	(void) pw_pool_settings_resolve(pool->shared->dboid, pool->shared->roleoid, settings);
+	if (pw_pool_settings_resolve(pool->shared->dboid, pool->shared->roleoid, settings))
+		pw_enforce_reschedule();
 	pool->shared->pool_size = settings->pool_size;
 	pool->shared->max_pinned = pw_max_pinned < 0 ? settings->pool_size : pw_max_pinned;
 	pool->min_slots = pool->is_gone ? 0 : Min(settings->min_pool_size, settings->pool_size);

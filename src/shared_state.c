@@ -255,6 +255,8 @@ init_entries(void)
 		pg_atomic_init_u32(&PwPools[i].parked, 0);
 		pg_atomic_init_u32(&PwPools[i].active, 0);
 		pg_atomic_init_u32(&PwPools[i].peak_active, 0);
+		for (int limit = 0; limit < PW_NLIMITS; limit++)
+			pg_atomic_init_u64(&PwPools[i].enforced[limit], 0);
 	}
 
 	memset(PwSlots, 0, sizeof(PwShmSlot) * PwControl->max_slots);
@@ -263,6 +265,7 @@ init_entries(void)
 		LWLockInitialize(&PwSlots[i].lock, header->lock_tranche);
 		pg_atomic_init_u32(&PwSlots[i].activity, PW_SLOT_EMPTY);
 		pg_atomic_init_u32(&PwSlots[i].contended, 0);
+		pg_atomic_init_u64(&PwSlots[i].command, PW_COMMAND_IDLE(0));
 		PwSlots[i].client = PW_NONE;
 		PwSlots[i].assigned = PW_NONE;
 		PwSlots[i].pool = PW_NONE;

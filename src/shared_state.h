@@ -34,6 +34,10 @@
  *	 it exclusively to attach or let go of a client.  So the signal reaches
  *	 the backend while it still serves the client that was meant.
  *
+ * - slot->command is changed by the slot, and by the worker as time_limits.h
+ *	 says.  The times beside it are the slot's; the worker believes them only if
+ *	 the word is the same before and after.
+ *
  * - slot->activity is the handshake between worker and slot about who gives
  *	 the slot its next client: see PwSlotActivity.
  *
@@ -60,6 +64,7 @@
 #include "utils/dsa.h"
 
 #include "settings.h"
+#include "time_limits.h"
 
 /* "no such index", for pools, slots and clients alike */
 #define PW_NONE (-1)
@@ -235,6 +240,7 @@ typedef struct PwShmClient
 	TimestampTz state_since;	/* last attach, park or pin */
 	int64		last_wait;		/* for its slot, usecs; 0 if it got one before
 								 * the worker has seen it waiting */
+	TimestampTz idle_since;		/* its last command was answered */
 	TimestampTz reload_seen;	/* configuration whose reported parameters the
 								 * client knows */
 	TimestampTz pinned_since;	/* keeps its slot, for whatever reasons; 0
@@ -256,6 +262,13 @@ typedef struct PwShmSlot
 	pg_atomic_uint32 activity;	/* PwSlotActivity */
 	int			assigned;		/* written by the worker while CLAIMED, read
 								 * by the slot when ASSIGNED */
+
+	pg_atomic_uint64 command;	/* see time_limits.h */
+	TimestampTz command_at;		/* the running command began; valid while one
+								 * is RUNNING */
+	TimestampTz answered_at;	/* the last one ended; valid while none is */
+	TimestampTz transaction_at; /* the open transaction began, 0 if there is
+								 * none */
 
 	/* protected by control->lock */
 	int			pid;			/* backend, 0 while it has not reported */
@@ -321,6 +334,8 @@ typedef struct PwShmPool
 	pg_atomic_uint32 poked;
 	/* clients in the epoll set, as a hint: 0 saves a look */
 	pg_atomic_uint32 parked;
+	/* commands cancelled and clients ended, by PwTimeLimit */
+	pg_atomic_uint64 enforced[PW_NLIMITS];
 	/* slots in BUSY or PINNED, and the most there ever were */
 	pg_atomic_uint32 active;
 	pg_atomic_uint32 peak_active;

@@ -404,6 +404,15 @@ pw_slot_forget_client(int client)
 			slots[i].holds[client / 8] &= ~(1 << (client % 8));
 }
 
+void
+pw_slot_signal(int slot, int signal_number)
+{
+	kill(PwSlots[slot].pid, signal_number);
+#ifdef HAVE_SETSID
+	kill(-PwSlots[slot].pid, signal_number);
+#endif
+}
+
 /*
  * The backend of a slot is gone.
  */

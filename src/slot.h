@@ -65,6 +65,12 @@ extern bool pw_slot_send_client(int slot, int client);
 /* No slot holds this client's descriptor any more, or will soon not. */
 extern void pw_slot_forget_client(int client);
 
+/*
+ * Signal the slot's backend, as pg_cancel_backend() does.  To be called while
+ * slot->lock is held and slot->alive is true.
+ */
+extern void pw_slot_signal(int slot, int signal_number);
+
 /* Reclaim the slots of an earlier worker that have gone; true if any had. */
 extern bool pw_slot_reclaim_orphans(void (*reclaimed) (int slot));
 

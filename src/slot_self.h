@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * slot_self.h
- *	  What a slot's backend knows about itself.  handoff.c, slot_wait.c and
- *	  attachment.c share this; nobody else includes it.
+ *	  What a slot's backend knows about itself.  handoff.c, slot_wait.c,
+ *	  attachment.c and command_clock.c share this; nobody else includes it.
  *
  * Runs in: slots.
  *

@@ -50,12 +50,14 @@
 #include "utils/timestamp.h"
 
 #include "attachment.h"
+#include "command_clock.h"
 #include "descriptors.h"
 #include "identity.h"
 #include "settings.h"
 #include "shared_state.h"
 #include "slot_self.h"
 #include "slot_wait.h"
+#include "time_limits.h"
 
 /* How long we sleep before we make sure that the worker knows who left, ms. */
 #define UNAWARE_MS 10
@@ -92,6 +94,13 @@ pw_wait_for_work(PwPinReason reason)
 
 		if (take_assignment())
 			return;
+		if (pw_clock_passed() != PW_NO_LIMIT)
+		{
+			if (undeclare())
+				return;
+			await_decision();
+			continue;
+		}
 		if (reason == PW_PIN_NONE && pw_slot_is_stale(PwSelf.slot, PwSelf.pool))
 		{
 			if (undeclare())

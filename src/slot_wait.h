@@ -13,8 +13,9 @@
 #include "shared_state.h"
 
 /*
- * Sleep until the attached client says something, or until the worker has
- * given us another one, who is attached then, or none if that has failed.
+ * Sleep until the attached client says something or is over a time limit, or
+ * until the worker has given us another one, who is attached then, or none if
+ * that has failed.
  * "reason" says why our client keeps us, if it does; without one, the worker
  * may take us away from it.  Ends the backend if the worker says so.  Raises
  * what an idle backend may raise.
