@@ -15,6 +15,7 @@ OBJS = \
 	src/descriptors.o \
 	src/doctor.o \
 	src/enforce.o \
+	src/enforce_direct.o \
 	src/event_loop.o \
 	src/fd_passing.o \
 	src/greeting.o \

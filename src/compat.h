@@ -18,8 +18,12 @@
 #include "libpq/libpq.h"
 #include "parser/analyze.h"
 #include "postmaster/postmaster.h"
+#if PG_VERSION_NUM < 170000
+#include "storage/backendid.h"
+#endif
 #include "storage/proc.h"
 #include "utils/acl.h"
+#include "utils/backend_status.h"
 #include "utils/guc.h"
 #include "utils/guc_tables.h"
 #include "utils/memutils.h"
@@ -38,6 +42,21 @@
 #if PG_VERSION_NUM < 170000
 #define MyProcNumber (MyProc->pgprocno)
 #endif
+
+/*
+ * The entries of pg_stat_activity, MaxBackends of them.  The array has no
+ * name outside of its file, but we have an entry in it.  PG17 numbers the
+ * entries by process.
+ */
+static inline PgBackendStatus *
+pw_backend_status_array(void)
+{
+#if PG_VERSION_NUM >= 170000
+	return MyBEEntry - MyProcNumber;
+#else
+	return MyBEEntry - (MyBackendId - 1);
+#endif
+}
 
 /* PG17 has a transaction_timeout of its own, and a SQLSTATE for it. */
 #ifndef ERRCODE_TRANSACTION_TIMEOUT

@@ -41,6 +41,7 @@
 
 #include "client.h"
 #include "enforce.h"
+#include "enforce_direct.h"
 #include "event_loop.h"
 #include "pool_settings.h"
 #include "shared_state.h"
@@ -106,6 +107,7 @@ pw_enforce_reschedule(void)
 {
 	arm(&slots_timer, look_at_slots, pw_loop_now(), 0);
 	arm(&clients_timer, look_at_clients, pw_loop_now(), 0);
+	pw_enforce_direct_start();
 }
 
 /*

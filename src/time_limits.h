@@ -6,8 +6,9 @@
  *
  * Runs in: every process.
  *
- * The worker watches the clock (enforce.c), and the slot does what is to be
- * done (command_clock.c).  This is what they agree on.
+ * The worker watches the clock (enforce.c for slots and parked clients,
+ * enforce_direct.c for those who connect directly), and the slot does what is
+ * to be done (command_clock.c).  This is what they agree on.
  *
  *-------------------------------------------------------------------------
  */
