@@ -16,6 +16,7 @@ IDLE = "Idle clients beside busy ones, Unix socket (transactions per second)"
 PREPARED = "Prepared statements, pgbench -M prepared, Unix socket (transactions per second)"
 EXTENDED = "Extended protocol, pgbench -M extended, Unix socket (transactions per second)"
 SESSIONS = "Sessions with state of their own, Unix socket (transactions per second)"
+LIMITS = "Time limits, Unix socket (transactions per second)"
 
 POOLERS = ("pool", "pgbouncer")
 WITH_SESSIONS = ("direct", "pool")      # PgBouncer has none in transaction mode
@@ -98,4 +99,13 @@ CASES = (
          own_pgbench=True, latency=False),
     Case("startup-own", SESSIONS, "64 clients, each its own application_name", "unix", 64,
          own_pgbench=True, own_names=True, latency=False),
+
+    Case("limits-off-4", LIMITS, "4 clients, no limit but the default", "unix", 4,
+         systems=("pool",)),
+    Case("limits-on-4", LIMITS, "4 clients, all limits", "unix", 4, systems=("pool",),
+         user=postgres.LIMITED),
+    Case("limits-off-64", LIMITS, "64 clients, no limit but the default", "unix", 64,
+         systems=("pool",)),
+    Case("limits-on-64", LIMITS, "64 clients, all limits", "unix", 64, systems=("pool",),
+         user=postgres.LIMITED),
 )

@@ -1,13 +1,15 @@
 """A private, throw-away PostgreSQL cluster with a pgbench database.
 
-Three roles exist for the load: `bench`, who is trusted, and two who must prove a
-password over TCP.  On the Unix socket all are trusted, because that is the way by
+Four roles exist for the load: `bench` and `bench_limited`, who are trusted, and two who
+must prove a password over TCP.  On the Unix socket all are trusted, because that is the way by
 which the pool's slots and PgBouncer's server connections come in.
 
-Of the two, `bench_scram` is what a user gets: 4096 rounds of key derivation, which
+Of the latter, `bench_scram` is what a user gets: 4096 rounds of key derivation, which
 cost the client more than the whole login costs anybody else, so that pgbench is what
 is measured.  `bench_scram_1` has a verifier with one round: the same exchange, and the
 time is the server's.
+
+`bench_limited` is held to every time limit that the pool has; none is ever reached.
 """
 
 import base64
@@ -26,7 +28,15 @@ DATABASE = "bench"
 TRUSTED = "bench"
 WITH_PASSWORD = "bench_scram"
 WITH_CHEAP_PASSWORD = "bench_scram_1"
-ROLES = (TRUSTED, WITH_PASSWORD, WITH_CHEAP_PASSWORD)
+LIMITED = "bench_limited"
+ROLES = (TRUSTED, LIMITED, WITH_PASSWORD, WITH_CHEAP_PASSWORD)
+LIMITS = {
+    "statement_timeout": "5s",
+    "transaction_timeout": "10s",
+    "idle_in_transaction_timeout": "10s",
+    "client_idle_timeout": "1min",
+    "log_min_duration": "5s",
+}
 SCALE = 10
 POOL_SIZE = 4
 
@@ -150,7 +160,10 @@ class Cluster:
         cheap = scram_verifier(self.password, iterations=1)
         self.sql(f"CREATE ROLE {TRUSTED} LOGIN;"
                  f"CREATE ROLE {WITH_PASSWORD} LOGIN PASSWORD '{self.password}';"
-                 f"CREATE ROLE {WITH_CHEAP_PASSWORD} LOGIN PASSWORD '{cheap}';",
+                 f"CREATE ROLE {WITH_CHEAP_PASSWORD} LOGIN PASSWORD '{cheap}';"
+                 f"CREATE ROLE {LIMITED} LOGIN;" +
+                 "".join(f"ALTER ROLE {LIMITED} SET pool_worker.{name} = '{value}';"
+                         for name, value in LIMITS.items()),
                  database="postgres")
         self.sql(f"CREATE DATABASE {DATABASE} OWNER {TRUSTED}", database="postgres")
         commands.run(

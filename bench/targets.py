@@ -70,6 +70,11 @@ TARGETS = (
     against("direct", "reconnect-scram-1", 12),
     against("pgbouncer", "reconnect-scram-1", 1.0),
 
+    Target("limits-on-4", "× no limit", at_least=0.98, against_system="pool",
+           against_case="limits-off-4"),
+    Target("limits-on-64", "× no limit", at_least=0.98, against_system="pool",
+           against_case="limits-off-64"),
+
     Target("idle-5000", "× none idle", at_least=0.95, against_system="pool",
            against_case="idle-0"),
     against("direct", "prepared-4", 0.95),
