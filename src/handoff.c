@@ -594,7 +594,7 @@ serve_next(void)
 		reason = pin_reason();
 		pw_note_pin(reason);
 		if (reason == PW_PIN_NONE)
-			pw_check_stale();
+			pw_check_ending();
 
 		/* another client first, if somebody waits */
 		if (reason == PW_PIN_NONE && try_queue())

@@ -439,6 +439,7 @@ pool_create(const PwLogin *login, PwReport *why)
 		pg_atomic_write_u32(&pool->shared->parked, 0);
 		pg_atomic_write_u32(&pool->shared->active, 0);
 		pg_atomic_write_u32(&pool->shared->peak_active, 0);
+		pg_atomic_write_u32(&pool->shared->alarm_at, PG_UINT32_MAX);
 		for (int limit = 0; limit < PW_NLIMITS; limit++)
 			pg_atomic_write_u64(&pool->shared->enforced[limit], 0);
 		memset(&pool->shared->settings, 0, sizeof(PwPoolSettings));
@@ -681,7 +682,7 @@ static bool
 is_usable(const PwShmSlot *slot)
 {
 	return slot->worker_generation == PwControl->worker_generation &&
-		!pw_slot_is_stale(slot, &PwPools[slot->pool]);
+		!pw_slot_is_ending(slot, &PwPools[slot->pool]);
 }
 
 static bool
@@ -802,6 +803,17 @@ pw_pool_hand_over(int slot, int client)
 	pg_atomic_write_u32(&PwSlots[slot].contended, 0);
 	if (client == PW_NONE || !pw_slot_send_client(slot, client) || has_client)
 		pw_wake_slot(slot);
+}
+
+/*
+ * Have a slot end when nothing pins its client.  The client is parked first,
+ * and does not notice.
+ */
+void
+pw_pool_retire(int slot)
+{
+	PwSlots[slot].leaving = true;
+	pw_wake_slot(slot);			/* a full barrier lies between */
 }
 
 /* Claim the slot that has been idle longest, for pool_size.c to retire. */

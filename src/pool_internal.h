@@ -65,6 +65,7 @@ extern void pw_pool_dispatch(PwPool *pool);
 extern void pw_pool_set_watched(PwPool *pool, bool watched);
 extern int	pw_pool_claim_idle(PwPool *pool);
 extern void pw_pool_release(int slot);
+extern void pw_pool_retire(int slot);
 extern void pw_pool_hand_over(int slot, int client);
 
 /* in pool_size.c */

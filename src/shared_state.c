@@ -255,6 +255,7 @@ init_entries(void)
 		pg_atomic_init_u32(&PwPools[i].parked, 0);
 		pg_atomic_init_u32(&PwPools[i].active, 0);
 		pg_atomic_init_u32(&PwPools[i].peak_active, 0);
+		pg_atomic_init_u32(&PwPools[i].alarm_at, PG_UINT32_MAX);
 		for (int limit = 0; limit < PW_NLIMITS; limit++)
 			pg_atomic_init_u64(&PwPools[i].enforced[limit], 0);
 	}

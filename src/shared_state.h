@@ -277,6 +277,12 @@ typedef struct PwShmSlot
 	uint32		worker_generation;	/* of the worker that opened it */
 	uint32		version;		/* of its pool, before it began to log in */
 
+	/*
+	 * It is to end as soon as nothing pins its client, and nobody is given to
+	 * it any more.  Written by the worker, which then wakes the slot.
+	 */
+	bool		leaving;
+
 	/* written by the slot, or by the worker while EMPTY or OPENING */
 	TimestampTz opened_at;
 	TimestampTz state_since;	/* last change to or from IDLE or PINNED */
@@ -339,6 +345,8 @@ typedef struct PwShmPool
 	/* slots in BUSY or PINNED, and the most there ever were */
 	pg_atomic_uint32 active;
 	pg_atomic_uint32 peak_active;
+	/* wake the worker, once, when so many are active; see pool_size.c */
+	pg_atomic_uint32 alarm_at;
 } PwShmPool;
 
 /*
@@ -420,6 +428,13 @@ static inline bool
 pw_slot_is_stale(const PwShmSlot *slot, PwShmPool *pool)
 {
 	return slot->version != pg_atomic_read_u32(&pool->version);
+}
+
+/* Is this slot to end as soon as it can? */
+static inline bool
+pw_slot_is_ending(const PwShmSlot *slot, PwShmPool *pool)
+{
+	return slot->leaving || pw_slot_is_stale(slot, pool);
 }
 
 extern const char *const pw_pin_reason_names[PW_PIN_NREASONS];

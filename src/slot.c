@@ -174,6 +174,7 @@ init_entry(PwShmSlot *shared, int pool, bool cold)
 	shared->pin_reason = shared->session_pin = PW_PIN_NONE;
 	shared->wait_time = shared->longest_wait = 0;
 	shared->cold = cold;
+	shared->leaving = false;
 	shared->transactions = shared->attaches = 0;
 	pg_atomic_write_u32(&shared->activity, PW_SLOT_OPENING);
 }

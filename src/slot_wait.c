@@ -71,7 +71,8 @@ static bool undeclare(void);
 static bool take_assignment(void);
 static void await_decision(void);
 static void service_interrupts(bool may_park);
-static void end_stale(void) pg_attribute_noreturn();
+static void end_slot(void) pg_attribute_noreturn();
+static void raise_alarm(void);
 
 /*
  * Sleep until there may be something to do.
@@ -101,10 +102,10 @@ pw_wait_for_work(PwPinReason reason)
 			await_decision();
 			continue;
 		}
-		if (reason == PW_PIN_NONE && pw_slot_is_stale(PwSelf.slot, PwSelf.pool))
+		if (reason == PW_PIN_NONE && pw_slot_is_ending(PwSelf.slot, PwSelf.pool))
 		{
 			if (undeclare())
-				end_stale();
+				end_slot();
 			await_decision();
 			continue;
 		}
@@ -337,20 +338,21 @@ pw_check_worker(void)
 }
 
 /*
- * End if our role or database has changed; our client does not notice.
+ * End if our role or database has changed, or the worker wants us to; our
+ * client does not notice.
  *
- * The worker first makes us stale, then sets our latch; we first say that we
- * are idle, then look.
+ * The worker first says so, then sets our latch; we first say that we are idle,
+ * then look.
  */
 void
-pw_check_stale(void)
+pw_check_ending(void)
 {
-	if (pw_slot_is_stale(PwSelf.slot, PwSelf.pool))
-		end_stale();
+	if (pw_slot_is_ending(PwSelf.slot, PwSelf.pool))
+		end_slot();
 }
 
 static void
-end_stale(void)
+end_slot(void)
 {
 	if (PwSelf.client != PW_NONE)
 		pw_park_client(0);
@@ -372,6 +374,18 @@ pw_tell_growth(void)
 	pw_wake_worker();
 }
 
+/*
+ * So many of the pool's slots are active that the worker wants to know.  It
+ * sets the next mark when it has seen to that.
+ */
+static void
+raise_alarm(void)
+{
+	pg_atomic_write_u32(&PwSelf.pool->alarm_at, PG_UINT32_MAX);
+	pg_atomic_write_u32(&PwSelf.pool->poked, 1);
+	pw_wake_worker();
+}
+
 /* Count ourselves in pool->active, or no longer. */
 void
 pw_count_active(bool active)
@@ -388,6 +402,8 @@ pw_count_active(bool active)
 		return;
 	}
 	count = pg_atomic_fetch_add_u32(&PwSelf.pool->active, 1) + 1;
+	if (count >= pg_atomic_read_u32(&PwSelf.pool->alarm_at))
+		raise_alarm();
 	peak = pg_atomic_read_u32(&PwSelf.pool->peak_active);
 	while (count > peak &&
 		   !pg_atomic_compare_exchange_u32(&PwSelf.pool->peak_active, &peak, count))

@@ -42,7 +42,7 @@ extern void pw_check_worker(void);
  * A slot that is stale must not serve anybody any more: end.  To be called
  * while nothing pins our client, who is parked then.  Returns if we are not.
  */
-extern void pw_check_stale(void);
+extern void pw_check_ending(void);
 
 /*
  * The worker opens one slot at a time, and looks at the queue again when the

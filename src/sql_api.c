@@ -39,7 +39,7 @@
 #include "shared_state.h"
 
 /* no function returns more columns than this */
-#define MAX_COLUMNS 32
+#define MAX_COLUMNS 64
 
 /* A row in the making. */
 typedef struct Row
