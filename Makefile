@@ -44,6 +44,8 @@ OBJS = \
 	src/settings.o \
 	src/shared_state.o \
 	src/slot.o \
+	src/slot_failure.o \
+	src/slot_life.o \
 	src/slot_wait.o \
 	src/sql_api.o \
 	src/startup_packet.o \

@@ -36,7 +36,9 @@ CREATE FUNCTION pool_status(
     OUT statement_timeouts int8,
     OUT transaction_timeouts int8,
     OUT idle_in_transaction_timeouts int8,
-    OUT client_idle_timeouts int8
+    OUT client_idle_timeouts int8,
+    OUT opened       int8,      -- slots
+    OUT unanswered   int8       -- slots given up by the health check
 )
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'pool_worker_status_1_0'
@@ -76,7 +78,9 @@ CREATE FUNCTION pool_slots(
     OUT since        timestamptz,   -- in this state
     OUT transactions int8,      -- since it was opened
     OUT attaches     int8,      -- clients it was given since then
-    OUT opened_at    timestamptz
+    OUT opened_at    timestamptz,
+    OUT memory       int8,      -- bytes, when it was last asked
+    OUT retiring     text       -- why it will be replaced, or NULL
 )
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'pool_worker_slots_1_0'

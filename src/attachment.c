@@ -67,6 +67,7 @@
 static void note_attached(PwShmClient *client);
 static void return_client(int client);
 static uint64 own_word(int client);
+static bool is_own_word(uint64 word);
 static void set_slot_client(int client);
 static bool open_session(int client);
 static void refuse_client(ErrorData *error);
@@ -142,12 +143,24 @@ own_word(int client)
 {
 	uint64		word = pg_atomic_read_u64(&PwClients[client].word);
 
-	if (PW_WORD_STATE(word) != PW_CLIENT_ATTACHED || PW_WORD_SLOT(word) != PwSelf.index)
+	if (!is_own_word(word))
 	{
 		whereToSendOutput = DestNone;
 		elog(FATAL, "pool slot %d does not own client %d", PwSelf.index, client);
 	}
 	return word;
+}
+
+bool
+pw_client_is_ours(void)
+{
+	return is_own_word(pg_atomic_read_u64(&PwClients[PwSelf.client].word));
+}
+
+static bool
+is_own_word(uint64 word)
+{
+	return PW_WORD_STATE(word) == PW_CLIENT_ATTACHED && PW_WORD_SLOT(word) == PwSelf.index;
 }
 
 /*

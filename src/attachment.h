@@ -22,6 +22,12 @@
 extern bool pw_attach_client(int client);
 
 /*
+ * Is the attached client still ours?  The worker takes a client only from a slot
+ * that did not wake up for long: see slot_life.c.
+ */
+extern bool pw_client_is_ours(void);
+
+/*
  * Let go of the attached client, which goes back into the pool's queue: to be
  * ready again when it says something (0) or at once (EPOLLOUT).
  */

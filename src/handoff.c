@@ -588,6 +588,7 @@ serve_next(void)
 		PwPinReason reason;
 
 		pw_check_worker();
+		pw_answer_worker();
 		pw_descriptors_drop_departed();
 		if (PwSelf.client == PW_NONE)
 			PwSelf.transaction_status = 'I';

@@ -126,6 +126,14 @@ const PwMetricInfo pw_pool_metrics[] = {
 		"client_idle_timeouts", PW_METRIC_COUNTER,
 		"Clients disconnected because of pool_worker.client_idle_timeout."
 	},
+	[PW_POOL_SLOTS_OPENED] = {
+		"opened", PW_METRIC_COUNTER,
+		"Slots opened, whether for the first time or in place of others."
+	},
+	[PW_POOL_UNANSWERED] = {
+		"unanswered", PW_METRIC_COUNTER,
+		"Slots given up because they did not answer a health check."
+	},
 };
 
 StaticAssertDecl(lengthof(pw_pool_metrics) == PW_POOL_NMETRICS,
@@ -210,6 +218,7 @@ sample_pool(PwPoolSample *sample, RateParts *parts, int pool)
 		strlcpy(sample->last_error, shared->last_error, PW_POOL_ERROR_LEN);
 	}
 
+	sample->value[PW_POOL_SLOTS_OPENING] = shared->opening;
 	sample->value[PW_POOL_CLIENTS] = shared->clients;
 	sample->value[PW_POOL_WAITING] = shared->waiting;
 	sample->value[PW_POOL_SIZE] = shared->pool_size;
@@ -222,6 +231,8 @@ sample_pool(PwPoolSample *sample, RateParts *parts, int pool)
 	sample->value[PW_POOL_WAIT_TIME] = milliseconds(shared->past_wait_time);
 	sample->value[PW_POOL_LONGEST_WAIT] = milliseconds(shared->past_longest_wait);
 	sample->value[PW_POOL_TURNED_AWAY] = shared->turned_away;
+	sample->value[PW_POOL_SLOTS_OPENED] = shared->opened;
+	sample->value[PW_POOL_UNANSWERED] = shared->unanswered;
 	for (int limit = 0; limit < PW_NLIMITS; limit++)
 		sample->value[metric_of_limit[limit]] =
 			pg_atomic_read_u64((pg_atomic_uint64 *) &shared->enforced[limit]);
@@ -238,7 +249,7 @@ sample_slot(PwPoolSample *sample, RateParts *parts, const PwShmSlot *slot)
 	/* what a slot in each state counts as; in the others, as nothing */
 	static const PwPoolMetric counts_as[PW_SLOT_NACTIVITIES] = {
 		[PW_SLOT_EMPTY] = PW_POOL_NMETRICS,
-		[PW_SLOT_OPENING] = PW_POOL_SLOTS_OPENING,
+		[PW_SLOT_OPENING] = PW_POOL_NMETRICS,	/* the pool knows */
 		[PW_SLOT_IDLE] = PW_POOL_IDLE,
 		[PW_SLOT_CLAIMED] = PW_POOL_ACTIVE,
 		[PW_SLOT_ASSIGNED] = PW_POOL_ACTIVE,
@@ -247,15 +258,17 @@ sample_slot(PwPoolSample *sample, RateParts *parts, const PwShmSlot *slot)
 		[PW_SLOT_GONE] = PW_POOL_NMETRICS,
 	};
 	uint32		activity = pg_atomic_read_u32((pg_atomic_uint32 *) &slot->activity);
-	PwPoolMetric metric = counts_as[activity];
+	PwPoolMetric metric = slot->retire_reason == PW_RETIRE_NO_ANSWER ?
+	PW_POOL_NMETRICS : counts_as[activity];
 
 	if (sample->pool == PW_NONE || activity == PW_SLOT_EMPTY)
 		return;
 
 	if (metric != PW_POOL_NMETRICS)
+	{
 		sample->value[metric] += 1;
-	if (metric != PW_POOL_NMETRICS && metric != PW_POOL_SLOTS_OPENING)
 		sample->value[PW_POOL_SLOTS] += 1;
+	}
 
 	if (slot->session_pin != PW_PIN_NONE)
 		sample->value[PW_POOL_PINNED_SESSIONS] += 1;

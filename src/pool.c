@@ -134,6 +134,7 @@ pw_pool_init(void)
 	}
 	pw_queue_init();
 	pw_enforce_init();
+	pw_slot_life_init();
 	pw_pool_size_init();
 }
 
@@ -160,7 +161,7 @@ pw_pool_work(void)
 			continue;
 		if (pg_atomic_read_u32(&PwPools[i].poked) != 0 &&
 			pg_atomic_exchange_u32(&PwPools[i].poked, 0) != 0)
-			pw_pool_dispatch(&PwLocalPools[i]);
+			pw_pool_look_after(&PwLocalPools[i]);
 	}
 }
 
@@ -332,6 +333,7 @@ slot_opened(int slot)
 
 	pool->shared->opening--;
 	pool->shared->slots++;
+	pool->shared->opened++;
 	if (PwSlots[slot].cold)
 		pool->shared->cold_slots++;
 	pw_pool_open_succeeded(pool);
@@ -430,6 +432,7 @@ pool_create(const PwLogin *login, PwReport *why)
 		pool->shared->slots = pool->shared->opening = 0;
 		pool->shared->clients = pool->shared->waiting = 0;
 		pool->shared->failed = pool->shared->cold_slots = 0;
+		pool->shared->opened = pool->shared->unanswered = 0;
 		pool->shared->past_transactions = pool->shared->past_attaches = 0;
 		pool->shared->past_wait_time = pool->shared->past_longest_wait = 0;
 		pool->shared->waiting_since = 0;
@@ -525,7 +528,7 @@ pw_pool_drop(PwPool *pool)
 	close(pool->epfd);
 	ReleaseExternalFD();
 	pool->epfd = -1;
-	pool->min_slots = pool->failures = 0;
+	pool->min_slots = pool->failures = pool->replacing = 0;
 	pool->wants_slot = false;
 
 	LWLockAcquire(&PwControl->lock, LW_EXCLUSIVE);
@@ -797,6 +800,8 @@ pw_pool_hand_over(int slot, int client)
 	uint32		claimed = PW_SLOT_CLAIMED;
 	bool		has_client = PwSlots[slot].client != PW_NONE;
 
+	if (client == PW_NONE)
+		PwSlots[slot].leaving = true;	/* does not count any more */
 	PwSlots[slot].assigned = client;
 	if (!pg_atomic_compare_exchange_u32(&PwSlots[slot].activity, &claimed, PW_SLOT_ASSIGNED))
 		return;
@@ -814,6 +819,27 @@ pw_pool_retire(int slot)
 {
 	PwSlots[slot].leaving = true;
 	pw_wake_slot(slot);			/* a full barrier lies between */
+}
+
+/*
+ * Claim a slot that sleeps and has not answered for long, and take its client
+ * away, which queues again.  False if it does not sleep any more.
+ */
+bool
+pw_pool_take_away_client(int slot)
+{
+	int			client;
+
+	if (!claim_slot(slot))
+		return false;
+	LWLockAcquire(&PwSlots[slot].lock, LW_EXCLUSIVE);
+	client = PwSlots[slot].client;
+	PwSlots[slot].client = PW_NONE;
+	PwSlots[slot].alive = false;
+	LWLockRelease(&PwSlots[slot].lock);
+	if (client != PW_NONE)
+		requeue(client, pg_atomic_read_u64(&PwClients[client].word));
+	return true;
 }
 
 /* Claim the slot that has been idle longest, for pool_size.c to retire. */

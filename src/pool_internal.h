@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * pool_internal.h
- *	  What pool.c, pool_size.c, pool_changes.c and queue.c share.  Nobody else
- *	  includes this.
+ *	  What pool.c, pool_size.c, slot_life.c, slot_failure.c, pool_changes.c and
+ *	  queue.c share.  Nobody else includes this.
  *
  * Runs in: pool worker.
  *
@@ -34,10 +34,15 @@ typedef struct PwPool
 	int			min_slots;		/* to be kept open */
 	bool		prewarmed;		/* listed in pool_worker.prewarm */
 	bool		wants_slot;		/* had to wait for room under max_slots */
-	int			failures;		/* slot logins that failed in a row */
-	PwTimer		retry;			/* armed while waiting to try again */
 	PwTimer		growth;			/* armed while waiting whether it must grow */
 	bool		growth_due;		/* it must, if somebody still waits */
+
+	/* slot_life.c's */
+	int			replacing;		/* slots being opened in place of others */
+
+	/* slot_failure.c's */
+	int			failures;		/* slot logins that failed in a row */
+	PwTimer		retry;			/* armed while waiting to try again */
 
 	/* pool_changes.c's */
 	PwCatalogStamp stamp;		/* of what a slot's login depends on */
@@ -66,6 +71,7 @@ extern void pw_pool_set_watched(PwPool *pool, bool watched);
 extern int	pw_pool_claim_idle(PwPool *pool);
 extern void pw_pool_release(int slot);
 extern void pw_pool_retire(int slot);
+extern bool pw_pool_take_away_client(int slot);
 extern void pw_pool_hand_over(int slot, int client);
 
 /* in pool_size.c */
@@ -76,10 +82,25 @@ extern void pw_pool_want_slot(PwPool *pool);
 extern void pw_pool_drop_unused(void);
 extern bool pw_pool_can_grow(PwPool *pool);
 extern int	pw_pool_slot_limit(PwPool *pool);
+extern int	pw_pool_usable_slots(PwPool *pool);
+extern bool pw_pool_open_another(PwPool *pool);
+extern bool pw_pool_has_room(void);
 extern void pw_pool_open_succeeded(PwPool *pool);
 extern void pw_pool_open_failed(int slot, int pool, const PwSlotFailure *failure);
 extern void pw_pool_slot_gone(PwPool *pool);
 extern void pw_pool_look_after(PwPool *pool);
+
+/* in slot_failure.c */
+extern void pw_slot_failure_note(PwPool *pool, const PwSlotFailure *failure);
+extern void pw_slot_failure_forget(PwPool *pool);
+
+/* in slot_life.c */
+extern void pw_slot_life_init(void);
+extern void pw_slot_life_begin(int slot);	/* is being opened */
+extern void pw_slot_life_tick(PwPool *pool);	/* once in a second */
+extern int	pw_slot_life_recycle(PwPool *pool); /* how many will be replaced */
+extern void pw_slot_life_opened(PwPool *pool);
+extern void pw_slot_life_not_opened(PwPool *pool);
 
 /* in pool_changes.c */
 extern void pw_pool_changes_work(void);

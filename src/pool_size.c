@@ -1,25 +1,31 @@
 /*-------------------------------------------------------------------------
  *
  * pool_size.c
- *	  How many slots a pool has: growing, shrinking, retrying.
+ *	  How many slots a pool has: growing and shrinking.
  *
  * Runs in: pool worker.
  *
- * A pool grows by one slot when a client is ready and no slot is idle, nor will
- * be in a moment, with few logins at a time, up to pool_size and the slots that
- * are pinned besides.  It shrinks when slots have been idle for long, and when
- * another pool needs the room under max_slots.  A login that failed is tried
- * again after a while, as long as somebody waits for it; in the end the waiting
- * clients are told why.
+ * A pool grows when a client is ready and no slot is idle, nor will be in a
+ * moment, up to pool_size and the slots that are pinned besides; and before that
+ * if min_idle wants some to be free.  Logins take the processor from those who
+ * work, so there are few at a time.  It shrinks when slots have been idle for
+ * long, when another pool needs the room under max_slots, and when it has more
+ * than it may, since settings can change at any time.
+ *
+ * Ahead of demand
+ * ---------------
+ *
+ * Slots become busy without a word to the worker.  So the worker leaves a mark,
+ * alarm_at: whoever makes the number of active slots that large wakes it, and
+ * takes the mark away.  The worker sets the mark, then looks at the number; a
+ * slot counts itself, then looks at the mark; both with a full barrier between.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include <poll.h>
-#include <sys/socket.h>
 
-#include "common/username.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -31,10 +37,6 @@
 #include "pool_settings.h"
 #include "settings.h"
 
-/* logins under way at the same time, in a pool and in all of them */
-#define MAX_OPENING_PER_POOL 2
-#define MAX_OPENING 4
-
 /* how often to look for what no event tells us, ms */
 #define TICK_MS 1000
 #define BUSY_TICK_MS 250
@@ -42,14 +44,17 @@
 /* how long somebody has to wait before a pool with slots grows, ms */
 #define GROWTH_DELAY_MS 5
 
-/* delays before the next login after so many that failed, ms */
-static const int retry_delays[] = {0, 100, 500, 2000};
-
 static PwTimer tick_timer;
 static int	slots_in_use = 0;	/* open or opening, of all pools */
 
 static void tick(void *arg);
 static void check_pool(PwPool *pool);
+static int	wanted_slots(PwPool *pool);
+static void set_alarm(PwPool *pool);
+static int	coming_slots(PwPool *pool);
+static int	total_opening(void);
+static bool is_surplus(const PwShmSlot *slot);
+static void retire_surplus(PwPool *pool);
 static bool is_unused(PwPool *pool);
 static bool is_forgotten(PwPool *pool);
 static void retire_slots(PwPool *pool);
@@ -57,15 +62,10 @@ static void release_claimed_slots(void);
 static void open_slot(PwPool *pool, bool cold);
 static void make_room(PwPool *needy);
 static void retire_idle(PwPool *pool);
-static bool is_waiting(int client);
 static bool has_queue(PwPool *pool);
 static void grow(void *arg);
-static void count_failure(PwPool *pool, const PwSlotFailure *failure);
-static void retry_open(void *arg);
-static void retry_failed(void *arg);
-static void remember_failure(PwPool *pool, const PwSlotFailure *failure);
-static const char *failure_hint(PwPool *pool, const PwSlotFailure *failure);
-static void refuse_waiting(PwPool *pool, const PwSlotFailure *failure);
+static void grow_failed(void *arg);
+static void login_failed(PwPool *pool, const PwSlotFailure *failure);
 static void prewarm_pair(const char *database, const char *role, void *arg);
 static void serve_wanting_pools(void);
 static void reclaimed(int slot);
@@ -172,6 +172,8 @@ tick(void *arg)
 		pw_queue_tidy(pool);
 		busy = busy || pool->shared->waiting > 0;
 		retire_idle(pool);
+		retire_surplus(pool);
+		pw_slot_life_tick(pool);
 		check_pool(pool);
 	}
 	if (busy)
@@ -241,19 +243,73 @@ is_forgotten(PwPool *pool)
 								   pool->shared->settings.slot_idle_timeout * 1000);
 }
 
-/* Open what the minimum wants, or forget the pool if nobody needs it. */
+/* Open what is wanted ahead of demand, or forget the pool if nobody needs it. */
 static void
 check_pool(PwPool *pool)
 {
-	PwShmPool  *shared = pool->shared;
+	int			missing;
 
-	if (shared->slots + shared->opening < pool->min_slots)
-	{
-		if (pool->retry.expires_at == 0)
-			open_slot(pool, false);
-	}
-	else if (is_unused(pool) && (pool->is_gone || is_forgotten(pool)))
+	set_alarm(pool);
+	missing = wanted_slots(pool) - pw_pool_usable_slots(pool) - pool->shared->opening;
+	while (missing-- > 0 && pw_pool_open_another(pool))
+		 /* one more */ ;
+	if (is_unused(pool) && (pool->is_gone || is_forgotten(pool)))
 		pw_pool_drop(pool);
+}
+
+/* How many slots should there be, whether anybody waits or not? */
+static int
+wanted_slots(PwPool *pool)
+{
+	int			active = pg_atomic_read_u32(&pool->shared->active);
+	int			min_idle = pool->shared->settings.min_idle;
+
+	if (min_idle == 0 || pool->shared->clients == 0 || pool->is_gone)
+		return pool->min_slots;
+	return Max(pool->min_slots, Min(active + min_idle, pw_pool_slot_limit(pool)));
+}
+
+/*
+ * Have ourselves woken when there will be too few idle slots, if we could do
+ * anything about it.
+ */
+static void
+set_alarm(PwPool *pool)
+{
+	int			slots = pw_pool_usable_slots(pool) + pool->shared->opening;
+	int			min_idle = pool->shared->settings.min_idle;
+	uint32		mark = PG_UINT32_MAX;
+
+	if (min_idle > 0 && slots < pw_pool_slot_limit(pool) && !pool->wants_slot &&
+		pool->retry.expires_at == 0)
+		mark = Max(slots - min_idle, 0) + 1;
+	pg_atomic_exchange_u32(&pool->shared->alarm_at, mark);
+}
+
+bool
+pw_pool_open_another(PwPool *pool)
+{
+	int			before = pool->shared->opening;
+
+	if (pool->retry.expires_at == 0)
+		open_slot(pool, false);
+	return pool->shared->opening > before;
+}
+
+/* Slots that are open and go on serving. */
+int
+pw_pool_usable_slots(PwPool *pool)
+{
+	int			index = pool->shared - PwPools;
+	int			ending = 0;
+
+	for (int i = 0; i < PwControl->max_slots; i++)
+		if (PwSlots[i].pool == index &&
+			PwSlots[i].worker_generation == PwControl->worker_generation &&
+			pg_atomic_read_u32(&PwSlots[i].activity) != PW_SLOT_OPENING &&
+			pw_slot_is_ending(&PwSlots[i], pool->shared))
+			ending++;
+	return Max(pool->shared->slots - ending, 0);
 }
 
 /*
@@ -264,12 +320,12 @@ pw_pool_want_slot(PwPool *pool)
 {
 	if (!pw_pool_can_grow(pool) || !has_queue(pool))
 		return;
-	if (pool->shared->slots == 0 || pool->growth_due)
+	if (pool->shared->slots == 0 || pool->shared->opening > 0 || pool->growth_due)
 		open_slot(pool, true);
 	else
 		pw_timer_arm(&pool->growth,
 					 TimestampTzPlusMilliseconds(pw_loop_now(), GROWTH_DELAY_MS),
-					 grow, retry_failed, pool);
+					 grow, grow_failed, pool);
 }
 
 /*
@@ -286,18 +342,42 @@ grow(void *arg)
 	pool->growth_due = false;
 }
 
+/* The next look at the queue arms the timer again. */
+static void
+grow_failed(void *arg)
+{
+}
+
 /*
  * Could the pool open another slot now?  While it could, the worker has to
  * look at the pool's queue even if no slot is idle.
+ *
+ * More than one at a time only if more than one client is known to wait.
  */
 bool
 pw_pool_can_grow(PwPool *pool)
 {
 	PwShmPool  *shared = pool->shared;
+	int			coming = coming_slots(pool);
 
-	return shared->opening == 0 && pool->retry.expires_at == 0 &&
+	return (coming == 0 || shared->waiting > coming) &&
+		pool->retry.expires_at == 0 &&
 		pool->growth.expires_at == 0 && !pool->wants_slot &&
-		(shared->slots < shared->pool_size || shared->slots < pw_pool_slot_limit(pool));
+		pw_pool_usable_slots(pool) + shared->opening < pw_pool_slot_limit(pool);
+}
+
+/* Slots that log in, or have and will say in a moment that they are idle. */
+static int
+coming_slots(PwPool *pool)
+{
+	int			index = pool->shared - PwPools;
+	int			coming = 0;
+
+	for (int i = 0; i < PwControl->max_slots; i++)
+		if (PwSlots[i].pool == index &&
+			pg_atomic_read_u32(&PwSlots[i].activity) == PW_SLOT_OPENING)
+			coming++;
+	return coming;
 }
 
 /*
@@ -334,13 +414,10 @@ has_queue(PwPool *pool)
 static void
 open_slot(PwPool *pool, bool cold)
 {
-	int			total_opening = 0;
 	int			slot;
 	PwSlotFailure failure;
 
-	for (int i = 0; i < PwControl->max_pools; i++)
-		total_opening += PwPools[i].in_use ? PwPools[i].opening : 0;
-	if (pool->shared->opening >= MAX_OPENING_PER_POOL || total_opening >= MAX_OPENING)
+	if (total_opening() >= pw_max_opening)
 	{
 		pool->wants_slot = true;
 		return;
@@ -348,8 +425,7 @@ open_slot(PwPool *pool, bool cold)
 	if (!pw_pool_may_open(pool))
 		return;
 
-	slot = pw_slot_find_empty();
-	if (slot == PW_NONE || slots_in_use >= PwControl->max_slots)
+	if (!pw_pool_has_room())
 	{
 		pool->wants_slot = true;
 		make_room(pool);
@@ -358,9 +434,28 @@ open_slot(PwPool *pool, bool cold)
 	pool->wants_slot = false;
 	slots_in_use++;
 	pool->shared->opening++;
+	slot = pw_slot_find_empty();
+	pw_slot_life_begin(slot);
 	if (!pw_slot_open(slot, pool->shared - PwPools, NameStr(pool->shared->database),
 					  NameStr(pool->shared->role), pool->epfd, cold, &failure))
-		count_failure(pool, &failure);
+		login_failed(pool, &failure);
+}
+
+static int
+total_opening(void)
+{
+	int			opening = 0;
+
+	for (int i = 0; i < PwControl->max_pools; i++)
+		opening += PwPools[i].in_use ? PwPools[i].opening : 0;
+	return opening;
+}
+
+/* Is there room for another slot under max_slots? */
+bool
+pw_pool_has_room(void)
+{
+	return slots_in_use < PwControl->max_slots && pw_slot_find_empty() != PW_NONE;
 }
 
 /*
@@ -401,8 +496,8 @@ make_room(PwPool *needy)
 static void
 retire_idle(PwPool *pool)
 {
-	int			spare = pool->shared->slots - pool->min_slots;
-	int			over = pool->shared->slots - pw_pool_slot_limit(pool);
+	int			spare = pw_pool_usable_slots(pool) - wanted_slots(pool);
+	int			over = pw_pool_usable_slots(pool) - pool->replacing - pw_pool_slot_limit(pool);
 	int			timeout = pool->shared->settings.slot_idle_timeout;
 
 	while (spare-- > 0)
@@ -423,25 +518,41 @@ retire_idle(PwPool *pool)
 	}
 }
 
-/* Does this client want a slot, and has none? */
-static bool
-is_waiting(int client)
+/*
+ * If the pool still has more slots than it may, some of them end when their
+ * transaction does.  Those that are pinned for a session are left alone.
+ */
+static void
+retire_surplus(PwPool *pool)
 {
-	uint64		word = pg_atomic_read_u64(&PwClients[client].word);
-	char		byte;
+	int			index = pool->shared - PwPools;
+	int			over = pw_pool_usable_slots(pool) - pool->replacing - pw_pool_slot_limit(pool);
 
-	if (PW_WORD_STATE(word) != PW_CLIENT_PARKED)
-		return false;
-	return !PwClients[client].said_hello ||
-		recv(pw_client_fd(client), &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+	for (int i = 0; i < PwControl->max_slots && over > 0; i++)
+	{
+		if (PwSlots[i].pool != index || !is_surplus(&PwSlots[i]))
+			continue;
+		PwSlots[i].retire_reason = PW_RETIRE_SURPLUS;
+		pw_pool_retire(i);
+		over--;
+	}
+}
+
+static bool
+is_surplus(const PwShmSlot *slot)
+{
+	uint32		activity = pg_atomic_read_u32((pg_atomic_uint32 *) &slot->activity);
+
+	return slot->worker_generation == PwControl->worker_generation && !slot->leaving &&
+		slot->session_pin == PW_PIN_NONE &&
+		(activity == PW_SLOT_IDLE || activity == PW_SLOT_BUSY || activity == PW_SLOT_PINNED);
 }
 
 void
 pw_pool_open_succeeded(PwPool *pool)
 {
-	pool->failures = 0;
-	pw_timer_disarm(&pool->retry);
-	pool->shared->last_error_at = 0;
+	pw_slot_failure_forget(pool);
+	pw_slot_life_opened(pool);
 	serve_wanting_pools();
 	check_pool(pool);
 }
@@ -452,108 +563,18 @@ pw_pool_open_succeeded(PwPool *pool)
 void
 pw_pool_open_failed(int slot, int index, const PwSlotFailure *failure)
 {
-	count_failure(&PwLocalPools[index], failure);
+	login_failed(&PwLocalPools[index], failure);
 	serve_wanting_pools();
 }
 
-/*
- * A slot that was being opened will not be.  Try again later; when that has
- * been done often enough, tell those who wait.
- */
+/* A slot that was being opened will not be. */
 static void
-count_failure(PwPool *pool, const PwSlotFailure *failure)
+login_failed(PwPool *pool, const PwSlotFailure *failure)
 {
 	slots_in_use--;
 	pool->shared->opening--;
-	pool->shared->failed++;
-	remember_failure(pool, failure);
-
-	if (++pool->failures >= (int) lengthof(retry_delays) || failure->needs_password)
-	{
-		refuse_waiting(pool, failure);
-		pool->failures = lengthof(retry_delays) - 1;
-	}
-	pw_timer_arm(&pool->retry,
-				 TimestampTzPlusMilliseconds(pw_loop_now(), retry_delays[pool->failures]),
-				 retry_open, retry_failed, pool);
-}
-
-/* Timer callback: it is time to try again, if anybody still wants it. */
-static void
-retry_open(void *arg)
-{
-	PwPool	   *pool = (PwPool *) arg;
-
-	if (pool->shared->in_use)
-		pw_pool_look_after(pool);
-}
-
-static void
-retry_failed(void *arg)
-{
-}
-
-/*
- * Keep the server's words for pool_check(), and log them once per series.
- */
-static void
-remember_failure(PwPool *pool, const PwSlotFailure *failure)
-{
-	const char *hint = failure_hint(pool, failure);
-
-	LWLockAcquire(&PwControl->lock, LW_EXCLUSIVE);
-	strlcpy(pool->shared->last_error, failure->message, PW_POOL_ERROR_LEN);
-	pool->shared->last_error_at = pw_loop_now();
-	LWLockRelease(&PwControl->lock);
-
-	if (pool->failures == 0)
-		ereport(LOG,
-				(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
-				 errmsg("could not open a connection for pool \"%s/%s\"",
-						NameStr(pool->shared->database), NameStr(pool->shared->role)),
-				 errdetail_internal("%s", failure->message),
-				 hint ? errhint("%s", hint) : 0));
-}
-
-/*
- * What to do about a login that pg_hba.conf does not let pass.
- *
- * The slot logs in as the pool's role over the server's Unix socket, as the
- * operating system's user of the server.  The method "peer" with a user map is
- * the line that lets just that user in and nobody else.
- */
-static const char *
-failure_hint(PwPool *pool, const PwSlotFailure *failure)
-{
-	char	   *trouble = NULL;
-	const char *os_user = get_user_name(&trouble);
-
-	if (!failure->needs_password && strncmp(failure->sqlstate, "28", 2) != 0)
-		return NULL;
-	return psprintf("Add this line to pg_hba.conf before the one that applies now: local \"%s\" \"%s\" peer map=pool_worker\n"
-					"and this line to pg_ident.conf: pool_worker \"%s\" \"%s\"",
-					NameStr(pool->shared->database), NameStr(pool->shared->role),
-					os_user ? os_user : "postgres", NameStr(pool->shared->role));
-}
-
-/*
- * Tell those who wait for a slot why they do not get one.  If the pool has
- * slots already they go on waiting for these.
- */
-static void
-refuse_waiting(PwPool *pool, const PwSlotFailure *failure)
-{
-	PwReport	report = {.sqlstate = ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION};
-
-	if (pool->shared->slots > 0)
-		return;
-	report.message = psprintf("the connection pool could not open a connection to database \"%s\" as role \"%s\"",
-							  NameStr(pool->shared->database), NameStr(pool->shared->role));
-	report.detail = failure->message;
-	report.hint = failure_hint(pool, failure);
-	for (int i = 0; i < PwControl->max_clients; i++)
-		if (PwClients[i].pool == pool->shared - PwPools && is_waiting(i))
-			(void) pw_client_refuse(i, &report);
+	pw_slot_life_not_opened(pool);
+	pw_slot_failure_note(pool, failure);
 }
 
 void

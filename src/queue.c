@@ -485,6 +485,9 @@ describe(PwLook *look)
 							look->nwaiters, use.total, pw_pool_slot_limit(pool),
 							count_active(&use), use.opening, use.in_transaction,
 							use.pinned, list_pins(&use));
+	if (pool->shared->last_error_at != 0)
+		look->detail = psprintf("%s  The last login of a slot failed: %s",
+								look->detail, pool->shared->last_error);
 	look->hint = choose_hint(pool, &use);
 }
 

@@ -61,6 +61,7 @@ int			pw_max_pinned;
 int			pw_max_pool_clients;
 int			pw_max_pools;
 int			pw_max_session_size;
+int			pw_min_idle;
 int			pw_min_pool_size;
 int			pw_pool_mode;
 int			pw_pool_size;
@@ -68,8 +69,14 @@ char	   *pw_prewarm;
 
 /* slots */
 int			pw_connect_timeout;
+int			pw_health_check_interval;
+int			pw_health_check_timeout;
+int			pw_max_opening;
 int			pw_max_slots;
 int			pw_slot_idle_timeout;
+int			pw_slot_lifetime;
+int			pw_slot_max_memory;
+int			pw_slot_max_transactions;
 int			pw_statement_cache_size;
 
 /* waiting */
@@ -112,10 +119,14 @@ const PwPoolSettingInfo pw_pool_setting_info[] = {
 	ROW(idle_in_transaction_timeout),
 	ROW(log_min_duration),
 	ROW(max_pool_clients),
+	ROW(min_idle),
 	ROW(min_pool_size),
 	ROW(pool_mode),
 	ROW(pool_size),
 	ROW(slot_idle_timeout),
+	ROW(slot_lifetime),
+	ROW(slot_max_memory),
+	ROW(slot_max_transactions),
 	ROW(statement_timeout),
 	ROW(transaction_timeout),
 };
@@ -128,6 +139,7 @@ StaticAssertDecl(lengthof(pw_pool_setting_info) == PW_POOL_NSETTINGS,
 static void define_client_settings(void);
 static void define_pool_settings(void);
 static void define_slot_settings(void);
+static void define_slot_life_settings(void);
 static void define_waiting_settings(void);
 static void define_time_settings(void);
 static void define_enforcement_settings(void);
@@ -155,6 +167,7 @@ pw_settings_define(void)
 	define_client_settings();
 	define_pool_settings();
 	define_slot_settings();
+	define_slot_life_settings();
 	define_waiting_settings();
 	define_time_settings();
 	define_enforcement_settings();
@@ -245,6 +258,16 @@ define_pool_settings(void)
 							0,
 							NULL, NULL, NULL);
 
+	DefineCustomIntVariable("pool_worker.min_idle",
+							"Sets the number of slots a pool with clients keeps free, ahead of demand.",
+							"It opens more when fewer are free, up to pool_size.",
+							&pw_min_idle,
+							0,
+							0, MAX_POOL_SIZE,
+							PGC_SUSET,
+							0,
+							refuse_session, NULL, NULL);
+
 	DefineCustomIntVariable("pool_worker.min_pool_size",
 							"Sets the number of slots a pool keeps open when nobody uses them.",
 							"0 lets a pool close all its slots.  More than pool_size has no effect.",
@@ -311,6 +334,16 @@ define_slot_settings(void)
 							GUC_UNIT_MS,
 							NULL, NULL, NULL);
 
+	DefineCustomIntVariable("pool_worker.max_opening",
+							"Sets the maximum number of slots that are being opened at the same time.",
+							"It counts those of all pools together.",
+							&pw_max_opening,
+							2,
+							1, MAX_POOL_SIZE,
+							PGC_SIGHUP,
+							0,
+							NULL, NULL, NULL);
+
 	DefineCustomIntVariable("pool_worker.max_slots",
 							"Sets the maximum number of slots of all pools together.",
 							"Slots count against max_connections.  -1 means three quarters of max_connections less superuser_reserved_connections.",
@@ -340,6 +373,63 @@ define_slot_settings(void)
 							PGC_SIGHUP,
 							0,
 							NULL, NULL, NULL);
+}
+
+/*
+ * Section "Slots", continued: when one has served for long enough.
+ */
+static void
+define_slot_life_settings(void)
+{
+	DefineCustomIntVariable("pool_worker.health_check_interval",
+							"Sets the time after which a slot that sleeps is asked whether it would wake up.",
+							"0 means never.",
+							&pw_health_check_interval,
+							30 * 1000,
+							0, INT_MAX,
+							PGC_SIGHUP,
+							GUC_UNIT_MS,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("pool_worker.health_check_timeout",
+							"Sets the maximum time for a slot to answer that.",
+							"One that does not is replaced.",
+							&pw_health_check_timeout,
+							5000,
+							1, INT_MAX,
+							PGC_SIGHUP,
+							GUC_UNIT_MS,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("pool_worker.slot_lifetime",
+							"Sets the age at which a slot is replaced.",
+							"Each slot is replaced a little earlier, by chance.  0 means never.",
+							&pw_slot_lifetime,
+							3600,
+							0, MAX_SECONDS,
+							PGC_SUSET,
+							GUC_UNIT_S,
+							refuse_session, NULL, NULL);
+
+	DefineCustomIntVariable("pool_worker.slot_max_memory",
+							"Sets the size of its memory contexts at which a slot is replaced.",
+							"0 means that there is no limit.",
+							&pw_slot_max_memory,
+							0,
+							0, MAX_KILOBYTES,
+							PGC_SUSET,
+							GUC_UNIT_KB,
+							refuse_session, NULL, NULL);
+
+	DefineCustomIntVariable("pool_worker.slot_max_transactions",
+							"Sets the number of transactions after which a slot is replaced.",
+							"0 means that there is no limit.",
+							&pw_slot_max_transactions,
+							0,
+							0, INT_MAX,
+							PGC_SUSET,
+							0,
+							refuse_session, NULL, NULL);
 }
 
 /*

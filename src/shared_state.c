@@ -65,6 +65,17 @@ static const uint8 client_moves[PW_CLIENT_NSTATES] = {
 	[PW_CLIENT_CLOSING] = TO(PW_CLIENT_FREE),
 };
 
+const char *const pw_retire_reason_names[] = {
+	[PW_RETIRE_NONE] = NULL,
+	[PW_RETIRE_AGE] = "slot_lifetime",
+	[PW_RETIRE_TRANSACTIONS] = "slot_max_transactions",
+	[PW_RETIRE_MEMORY] = "slot_max_memory",
+	[PW_RETIRE_WORN] = "placeholders",
+	[PW_RETIRE_RECYCLED] = "recycled",
+	[PW_RETIRE_SURPLUS] = "pool size",
+	[PW_RETIRE_NO_ANSWER] = "no answer",
+};
+
 const char *const pw_client_state_names[PW_CLIENT_NSTATES] = {
 	[PW_CLIENT_FREE] = "free",
 	[PW_CLIENT_ADMITTING] = "admitting",
@@ -266,6 +277,8 @@ init_entries(void)
 		LWLockInitialize(&PwSlots[i].lock, header->lock_tranche);
 		pg_atomic_init_u32(&PwSlots[i].activity, PW_SLOT_EMPTY);
 		pg_atomic_init_u32(&PwSlots[i].contended, 0);
+		pg_atomic_init_u32(&PwSlots[i].asked, 0);
+		pg_atomic_init_u32(&PwSlots[i].answered, 0);
 		pg_atomic_init_u64(&PwSlots[i].command, PW_COMMAND_IDLE(0));
 		PwSlots[i].client = PW_NONE;
 		PwSlots[i].assigned = PW_NONE;

@@ -38,6 +38,9 @@
  *	 says.  The times beside it are the slot's; the worker believes them only if
  *	 the word is the same before and after.
  *
+ * - slot->asked is the worker's, slot->answered the slot's, and what stands
+ *	 beside them is valid for a moment in the past.
+ *
  * - slot->activity is the handshake between worker and slot about who gives
  *	 the slot its next client: see PwSlotActivity.
  *
@@ -176,6 +179,21 @@ typedef enum PwPinReason
 
 #define PW_PIN_NREASONS (PW_PIN_REQUESTED + 1)
 
+/* Why a slot is to end.  Texts are in pw_retire_reason_names[]. */
+typedef enum PwRetireReason
+{
+	PW_RETIRE_NONE,
+	PW_RETIRE_AGE,				/* slot_lifetime */
+	PW_RETIRE_TRANSACTIONS,		/* slot_max_transactions */
+	PW_RETIRE_MEMORY,			/* slot_max_memory */
+	PW_RETIRE_WORN,				/* has collected too many placeholders */
+	PW_RETIRE_RECYCLED,			/* somebody wants all slots replaced */
+	PW_RETIRE_SURPLUS,			/* the pool has more than it may */
+	PW_RETIRE_NO_ANSWER,		/* does not wake up, see slot_life.c */
+} PwRetireReason;
+
+#define PW_RETIRE_NREASONS (PW_RETIRE_NO_ANSWER + 1)
+
 /*
  * Entries for clients beyond pool_worker.max_clients, so that one too many
  * can be told so in the protocol.
@@ -282,6 +300,14 @@ typedef struct PwShmSlot
 	 * it any more.  Written by the worker, which then wakes the slot.
 	 */
 	bool		leaving;
+	uint8		retire_reason;	/* PwRetireReason; by the worker, and before
+								 * "leaving" */
+
+	/* a question of the worker's, and the slot's answer: see slot_life.c */
+	pg_atomic_uint32 asked;
+	pg_atomic_uint32 answered;
+	bool		is_worn;		/* has collected what it cannot get rid of */
+	uint64		memory;			/* bytes in its memory contexts */
 
 	/* written by the slot, or by the worker while EMPTY or OPENING */
 	TimestampTz opened_at;
@@ -322,7 +348,9 @@ typedef struct PwShmPool
 	uint64		past_attaches;	/* likewise */
 	int64		past_wait_time; /* likewise */
 	int64		past_longest_wait;
+	uint64		opened;			/* slots, since there is the pool */
 	uint64		cold_slots;		/* opened while a client waited for one */
+	uint64		unanswered;		/* slots that were given up */
 	TimestampTz last_error_at;	/* 0 if the last slot login succeeded */
 	char		last_error[PW_POOL_ERROR_LEN];	/* under control->lock */
 
@@ -438,6 +466,7 @@ pw_slot_is_ending(const PwShmSlot *slot, PwShmPool *pool)
 }
 
 extern const char *const pw_pin_reason_names[PW_PIN_NREASONS];
+extern const char *const pw_retire_reason_names[PW_RETIRE_NREASONS];
 extern const char *const pw_client_state_names[PW_CLIENT_NSTATES];
 extern const char *const pw_slot_activity_names[PW_SLOT_NACTIVITIES];
 

@@ -175,6 +175,10 @@ init_entry(PwShmSlot *shared, int pool, bool cold)
 	shared->wait_time = shared->longest_wait = 0;
 	shared->cold = cold;
 	shared->leaving = false;
+	shared->retire_reason = PW_RETIRE_NONE;
+	shared->is_worn = false;
+	shared->memory = 0;
+	pg_atomic_write_u32(&shared->answered, pg_atomic_read_u32(&shared->asked));
 	shared->transactions = shared->attaches = 0;
 	pg_atomic_write_u32(&shared->activity, PW_SLOT_OPENING);
 }

@@ -52,6 +52,7 @@
 #include "attachment.h"
 #include "command_clock.h"
 #include "descriptors.h"
+#include "guc_access.h"
 #include "identity.h"
 #include "settings.h"
 #include "shared_state.h"
@@ -124,6 +125,7 @@ pw_wait_for_work(PwPinReason reason)
 			ResetLatch(MyLatch);
 			service_interrupts(reason == PW_PIN_NONE);
 			pw_check_worker();
+			pw_answer_worker();
 			if (PwSelf.client == PW_NONE)
 				pw_descriptors_drop_departed();
 			continue;
@@ -253,7 +255,8 @@ take_assignment(void)
 
 	if (next == PW_NONE)
 	{
-		if (PwSelf.client != PW_NONE)
+		/* if we were asleep for long it may have been taken from us */
+		if (PwSelf.client != PW_NONE && pw_client_is_ours())
 			pw_park_client(0);
 		pw_retire();
 	}
@@ -335,6 +338,23 @@ pw_check_worker(void)
 	ereport(FATAL,
 			(errcode(ERRCODE_ADMIN_SHUTDOWN),
 			 errmsg("terminating connection because the connection pool was restarted")));
+}
+
+/*
+ * If the worker asks how we are, answer: see slot_life.c.
+ */
+void
+pw_answer_worker(void)
+{
+	PwShmSlot  *slot = PwSelf.slot;
+	uint32		asked = pg_atomic_read_u32(&slot->asked);
+
+	if (pg_atomic_read_u32(&slot->answered) == asked)
+		return;
+	slot->memory = MemoryContextMemAllocated(TopMemoryContext, true);
+	slot->is_worn = pw_placeholders_are_many();
+	pg_write_barrier();
+	pg_atomic_write_u32(&slot->answered, asked);
 }
 
 /*

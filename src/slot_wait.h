@@ -39,6 +39,12 @@ extern void pw_count_active(bool active);
 extern void pw_check_worker(void);
 
 /*
+ * The worker may want to know how large we have grown, or just that we are
+ * awake.  Cheap if it does not.
+ */
+extern void pw_answer_worker(void);
+
+/*
  * A slot that is stale must not serve anybody any more: end.  To be called
  * while nothing pins our client, who is parked then.  Returns if we are not.
  */

@@ -110,6 +110,7 @@ static void row_address(Row *row, const SockAddr *address);
 static void row_port(Row *row, const SockAddr *address);
 static void row_application(Row *row, PwShmClient *client);
 static void row_pin_reason(Row *row, int reason);
+static void row_retire_reason(Row *row, const PwShmSlot *slot);
 static void row_emit(Row *row, ReturnSetInfo *rsinfo);
 
 /*
@@ -325,6 +326,8 @@ emit_slot(ReturnSetInfo *rsinfo, int index, SlotCopy *copy)
 	row_datum(&row, Int64GetDatum((int64) copy->slot.transactions));
 	row_datum(&row, Int64GetDatum((int64) copy->slot.attaches));
 	row_time(&row, copy->slot.opened_at);
+	row_datum(&row, Int64GetDatum((int64) copy->slot.memory));
+	row_retire_reason(&row, &copy->slot);
 	row_emit(&row, rsinfo);
 }
 
@@ -470,6 +473,8 @@ unit_name(int flags)
 			return "ms";
 		case GUC_UNIT_S:
 			return "s";
+		case GUC_UNIT_KB:
+			return "kB";
 		default:
 			return NULL;
 	}
@@ -668,6 +673,20 @@ static void
 row_pin_reason(Row *row, int reason)
 {
 	row_text(row, (reason == PW_PIN_NONE) ? NULL : pw_pin_reason_names[reason]);
+}
+
+/*
+ * Add why a slot will be replaced to a row, or NULL if it will not.
+ */
+static void
+row_retire_reason(Row *row, const PwShmSlot *slot)
+{
+	PwRetireReason reason = slot->retire_reason;
+
+	if (reason == PW_RETIRE_NONE && pw_slot_is_stale(slot, &PwPools[slot->pool]))
+		row_text(row, "role or database changed");
+	else
+		row_text(row, pw_retire_reason_names[reason]);
 }
 
 /*
