@@ -501,6 +501,40 @@ note 'a setting whose value is no longer valid';
 	$node->value('ALTER DATABASE postgres RESET default_text_search_config');
 }
 
+note 'a setting that a library has reserved in another slot';
+{
+	# at two slots, one of which has loaded PL/pgSQL
+	$node->set('pool_worker.pool_size' => 2);
+	my ($client, $other) = map { $node->client(user => 'counted') } 1, 2;
+
+	$other->val('BEGIN');
+	$client->val('SELECT 1');
+	$other->val('DO $$BEGIN END$$');
+	$client->val('SET plpgsql.extra_foo = true');
+	$client->val(q{SET work_mem = '5MB'});
+	is(seen($client, 'SHOW plpgsql.extra_foo'), 'true', 'it can be set');
+	$other->val('COMMIT');
+	$other->val('SELECT 1');
+
+	# the slot that she was on is taken by somebody else
+	my $third = $node->client(user => 'counted');
+	$third->val('BEGIN');
+	$client->val('BEGIN');
+	is(seen($client, 'SHOW work_mem'), '5MB', 'the client goes on');
+	$third->val('COMMIT');
+	$client->val('COMMIT');
+
+	# back and forth, on both
+	$node->set('pool_worker.debug_always_switch' => 'on');
+	is(seen($client, 'SELECT 42'), '42', "on any slot, $_") foreach 1 .. 4;
+	like(seen($client, 'SHOW plpgsql.extra_foo'),
+		qr/^(?:true|42704)$/, 'where it is reserved it is gone');
+	$node->set(
+		'pool_worker.debug_always_switch' => undef,
+		'pool_worker.pool_size'           => undef);
+	$_->terminate foreach $client, $other, $third;
+}
+
 note 'a setting that is reported, of a client that leaves in the queue';
 foreach my $how ('reset', 'terminate')
 {
