@@ -10,6 +10,8 @@
 #ifndef PW_ATTACHMENT_H
 #define PW_ATTACHMENT_H
 
+#include "compat.h"
+
 /*
  * Attach a client whose word says that it is ours; none is attached.  Brings
  * its settings in force, and greets it if that has not been done.  May wait
@@ -54,6 +56,6 @@ extern void pw_leave_client(void);
 extern void pw_expel_client(int limit);
 
 /* End this backend: it must not or need not serve anybody else. */
-extern void pw_retire(void) pg_attribute_noreturn();
+pg_noreturn extern void pw_retire(void);
 
 #endif							/* PW_ATTACHMENT_H */

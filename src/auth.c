@@ -685,7 +685,7 @@ take_password(PwAuth *auth, PwReader *body, StringInfo out)
 	}
 	else if (auth->secret != NULL)
 		result = md5_crypt_verify(user, auth->secret, password,
-								  auth->md5_salt, sizeof(auth->md5_salt),
+								  (void *) auth->md5_salt, sizeof(auth->md5_salt),
 								  &auth->log_detail);
 
 	if (result != STATUS_OK)
@@ -924,7 +924,7 @@ log_identity(PwAuth *auth, const char *identity)
 {
 	const HbaLine *rule = auth->port->hba;
 
-	if (!Log_connections)
+	if (!(log_connections & LOG_CONNECTION_AUTHENTICATION))
 		return;
 	MyProcPort = auth->port;
 	ereport(LOG,
@@ -943,7 +943,7 @@ log_authorized(PwAuth *auth)
 	const char *application;
 	StringInfoData message;
 
-	if (!Log_connections)
+	if (!(log_connections & LOG_CONNECTION_AUTHORIZATION))
 		return;
 
 	initStringInfo(&message);

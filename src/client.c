@@ -443,7 +443,7 @@ begin_admission(int client)
 	local->auth = pw_auth_create(local->context, &peer);
 	MemoryContextSwitchTo(oldcontext);
 
-	if (Log_connections)
+	if (log_connections & LOG_CONNECTION_RECEIPT)
 		ereport(LOG,
 				(errmsg("pool connection received: host=%s%s%s",
 						shared->remote_host,

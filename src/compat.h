@@ -22,6 +22,9 @@
 #include "storage/backendid.h"
 #endif
 #include "storage/proc.h"
+#if PG_VERSION_NUM >= 180000
+#include "tcop/backend_startup.h"
+#endif
 #include "utils/acl.h"
 #include "utils/backend_status.h"
 #include "utils/guc.h"
@@ -31,6 +34,19 @@
 
 #if PG_VERSION_NUM < 150000
 #error "pool_worker needs PostgreSQL 15 or later"
+#endif
+
+/* PG18 spells it as C11 does, in front of the declaration. */
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn __attribute__((noreturn))
+#endif
+
+/* PG18 has a mask for what to log about connections; before, it is all or nothing. */
+#if PG_VERSION_NUM < 180000
+#define LOG_CONNECTION_RECEIPT 1
+#define LOG_CONNECTION_AUTHENTICATION 1
+#define LOG_CONNECTION_AUTHORIZATION 1
+#define log_connections ((uint32) Log_connections)
 #endif
 
 /* PG17 has a macro for this; before that, everybody wrote it out. */

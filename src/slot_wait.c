@@ -51,6 +51,7 @@
 
 #include "attachment.h"
 #include "command_clock.h"
+#include "compat.h"
 #include "descriptors.h"
 #include "guc_access.h"
 #include "identity.h"
@@ -72,7 +73,7 @@ static bool undeclare(void);
 static bool take_assignment(void);
 static void await_decision(void);
 static void service_interrupts(bool may_park);
-static void end_slot(void) pg_attribute_noreturn();
+pg_noreturn static void end_slot(void);
 static void raise_alarm(void);
 
 /*
