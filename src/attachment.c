@@ -91,6 +91,9 @@ pw_attach_client(int client)
 	}
 	wait_set = pw_descriptor_wait_set(client);
 
+	/* nothing that was meant for another client */
+	Assert(!PwSelf.core_methods->is_send_pending());
+
 	/* from here on an error is this client's */
 	PwSelf.client = client;
 	set_slot_client(client);
@@ -349,6 +352,7 @@ pw_leave_client(void)
 
 	pw_lost_client_drop_input();
 	end_transaction_of_leaver();
+	pw_lost_client_drop_output(PwSelf.core_methods);
 	detach_client();
 
 	/* some drivers wait for this after they have said goodbye */

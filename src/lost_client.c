@@ -46,6 +46,9 @@
 static bool client_attached = false;
 static bool client_lost = false;
 
+/* pqcomm.c is made to fail, and that is not worth a log message. */
+static bool dropping_output = false;
+
 static emit_log_hook_type prev_emit_log = NULL;
 
 static void watch_log(ErrorData *edata);
@@ -107,6 +110,22 @@ pw_lost_client_drop_input(void)
 }
 
 /*
+ * Only pqcomm.c gets at its buffer, and only sending empties it, or trying to:
+ * at a socket that has been shut down.
+ */
+void
+pw_lost_client_drop_output(const PQcommMethods *methods)
+{
+	if (!methods->is_send_pending())
+		return;
+	(void) shutdown(MyProcPort->sock, SHUT_RDWR);
+	dropping_output = true;
+	(void) methods->flush();
+	dropping_output = false;
+	pw_lost_client_check();
+}
+
+/*
  * emit_log_hook: make an error of a message that announces the backend's end.
  *
  * elog.c allows for errors in here.  Once is enough: if PostgresMain() reads
@@ -119,6 +138,8 @@ watch_log(ErrorData *edata)
 
 	if (prev_emit_log)
 		prev_emit_log(edata);
+	if (dropping_output)
+		edata->output_to_server = false;
 	if (!client_attached || client_lost || !tells_of_lost_client(edata))
 		return;
 

@@ -10,6 +10,8 @@
 #ifndef PW_LOST_CLIENT_H
 #define PW_LOST_CLIENT_H
 
+#include "libpq/libpq.h"
+
 /* Begin to watch for lost clients. */
 extern void pw_lost_client_init(void);
 
@@ -33,5 +35,13 @@ extern void pw_lost_client_recover(void);
 
 /* Throw away what a client has sent and nobody has read. */
 extern void pw_lost_client_drop_input(void);
+
+/*
+ * Throw away what was to be sent to a client that has left, or the next one
+ * would get it: an answer is not sent before it is complete, and it will not be
+ * if the client vanishes in the middle of asking.  Its socket is shut down for
+ * that.  "methods" are PostgreSQL's own.
+ */
+extern void pw_lost_client_drop_output(const PQcommMethods *methods);
 
 #endif							/* PW_LOST_CLIENT_H */

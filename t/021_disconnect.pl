@@ -333,6 +333,32 @@ note 'who leaves while another is served, and while others wait';
 	$_->terminate foreach $a, @others[ 3, 4 ];
 }
 
+note 'an answer that nobody was there to hear is for nobody else';
+foreach my $how (sort keys %leave)
+{
+	my ($other, $client) = (alice(), alice());
+
+	$client->send(
+		PoolWorker::Wire::msg_parse('', q{SELECT 'a secret'})
+		  . PoolWorker::Wire::msg_bind('', '')
+		  . PoolWorker::Wire::msg_describe('P', '')
+		  . PoolWorker::Wire::msg_execute('')
+		  . substr PoolWorker::Wire::msg_sync(),
+		0, 3);
+	$node->soon(
+		q{SELECT state FROM pool_slots() WHERE role = 'alice'},
+		'active',
+		"$how: executed, and not flushed");
+	$leave{$how}->($client);
+	my $answer = $other->ask(q{SELECT 'mine'});
+
+	is_deeply(
+		[ @$answer{qw(types rows)} ],
+		[ 'TDCZ', [ ['mine'] ] ],
+		"$how: the next client hears its own");
+	$other->terminate;
+}
+
 note 'a hundred come and go in every way';
 {
 	my @ways = sort keys %leave;
