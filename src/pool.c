@@ -348,12 +348,22 @@ slot_gone(int slot)
 	PwPool	   *pool = &PwLocalPools[PwSlots[slot].pool];
 
 	pool->shared->slots--;
-	pool->shared->past_transactions += PwSlots[slot].transactions;
-	pool->shared->past_attaches += PwSlots[slot].attaches;
-	pool->shared->past_wait_time += PwSlots[slot].wait_time;
-	pool->shared->past_longest_wait = Max(pool->shared->past_longest_wait,
-										  PwSlots[slot].longest_wait);
+	pw_pool_keep_counts(slot);
 	return_clients_of(slot);
+}
+
+/*
+ * What a slot has counted stays with its pool when it is gone.
+ */
+void
+pw_pool_keep_counts(int slot)
+{
+	PwShmPool  *pool = &PwPools[PwSlots[slot].pool];
+
+	pool->past_transactions += PwSlots[slot].transactions;
+	pool->past_attaches += PwSlots[slot].attaches;
+	pool->past_wait_time += PwSlots[slot].wait_time;
+	pool->past_longest_wait = Max(pool->past_longest_wait, PwSlots[slot].longest_wait);
 }
 
 /* There is room for a slot again. */

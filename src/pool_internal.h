@@ -73,6 +73,7 @@ extern void pw_pool_release(int slot);
 extern void pw_pool_retire(int slot);
 extern bool pw_pool_take_away_client(int slot);
 extern void pw_pool_hand_over(int slot, int client);
+extern void pw_pool_keep_counts(int slot);
 
 /* in pool_size.c */
 extern void pw_pool_size_init(void);

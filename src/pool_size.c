@@ -614,5 +614,6 @@ static void
 reclaimed(int slot)
 {
 	slots_in_use--;
+	pw_pool_keep_counts(slot);
 	pw_client_forget_orphans(slot);
 }

@@ -135,7 +135,8 @@ note 'the worker is terminated';
 	my @others = map { alice() } 1 .. 8;
 	$_->send(query('SELECT 1')) foreach @others;
 	$_->answer foreach @others;
-	my @old = $node->slot_pids('postgres', 'alice');
+	my @old     = $node->slot_pids('postgres', 'alice');
+	my $counted = $node->value('SELECT sum(transactions) FROM pool_status()');
 
 	my $start = time;
 	$node->value("SELECT pg_terminate_backend($worker)");
@@ -165,6 +166,13 @@ note 'the worker is terminated';
 		  . join(',', @old) . ')',
 		0,
 		'then the old slots are gone');
+	$node->soon(
+		q{SELECT count(*) FROM pool_slots() WHERE pid IN (}
+		  . join(',', @old) . ')',
+		0,
+		'the new worker has seen that');
+	cmp_ok($node->value('SELECT sum(transactions) FROM pool_status()'),
+		'>=', $counted, 'and their transactions are still counted');
 	ok($_->at_end, 'and their clients disconnected') foreach $busy, $running;
 	is($node->value('SELECT count(*) FROM t'),
 		'2', 'what was committed is there');
