@@ -124,7 +124,6 @@ sub report
 	diag "seed $failure->{seed}, round " . @history;
 	diag show_failure($failure);
 	diag $failure->{state} if $failure->{state};
-	if ($ENV{HANG}) { system('touch /tmp/d/soak/tmp/hang'); sleep 1000; }
 	return unless $ENV{MINIMISE};
 	my $smaller = minimise($failure);
 	diag "fewer steps that fail, " . Dumper($failure->{start});
