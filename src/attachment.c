@@ -64,6 +64,9 @@
 #include "startup_settings.h"
 #include "time_limits.h"
 
+/* The session is the attached client's, which knows the values of settings. */
+static bool session_is_open = false;
+
 static void note_attached(PwShmClient *client);
 static void return_client(int client);
 static uint64 own_word(int client);
@@ -96,6 +99,7 @@ pw_attach_client(int client)
 
 	/* from here on an error is this client's */
 	PwSelf.client = client;
+	session_is_open = false;
 	set_slot_client(client);
 	MyProcPort->sock = fd;
 	FeBeWaitSet = wait_set;
@@ -235,13 +239,12 @@ open_session(int client)
 		(void) PwSelf.core_methods->flush();
 		pw_lost_client_check();
 	}
-	else if (pw_reported_is_stale(shared))
+	else if (pw_report_news(PwSelf.core_methods, shared))
 	{
-		pw_report_all(PwSelf.core_methods);
-		pw_reported_remember(shared);
 		(void) PwSelf.core_methods->flush();
 		pw_lost_client_check();
 	}
+	session_is_open = true;
 	return true;
 }
 
@@ -275,7 +278,8 @@ pw_park_client(uint32 ready_when)
 	struct epoll_event event = {.events = ready_when | EPOLLIN | EPOLLRDHUP | EPOLLONESHOT,
 	.data.u64 = PW_EPOLL_DATA(client, PW_WORD_GENERATION(word))};
 
-	pw_reported_remember(shared);
+	if (session_is_open)
+		pw_reported_remember(shared);
 	shared->pin_reason = PW_PIN_NONE;
 	shared->pinned_since = 0;
 	detach_client();

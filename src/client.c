@@ -352,7 +352,7 @@ init_entry(int client, const SockAddr *raddr)
 	shared->raddr = *raddr;
 	shared->connected_at = shared->state_since = pw_loop_now();
 	shared->idle_since = shared->connected_at;
-	shared->told_ok = shared->said_hello = false;
+	shared->told_ok = shared->said_hello = shared->told_standby = false;
 	shared->pin_reason = PW_PIN_NONE;
 	shared->pinned_since = 0;
 	shared->last_slot = PW_NONE;

@@ -16,6 +16,12 @@
  * values, so after a change of hands we let guc.c believe that they have been
  * reported, with the output discarded.
  *
+ * Two things change the values of clients that are parked.  A reload of the
+ * configuration: then they are sent all of them.  And a promotion, which turns
+ * in_hot_standby off.  guc.c has a variable for that which changes when the
+ * promotion is reported, not when it happens; what a client knows is noted
+ * when it is parked.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -26,9 +32,13 @@
 
 #include "compat.h"
 #include "greeting.h"
+#include "guc_access.h"
 #include "protocol.h"
 
 static void send_built(const PQcommMethods *methods, StringInfo message);
+static void report_all(const PQcommMethods *methods);
+static void report_one(const PQcommMethods *methods, const char *name);
+static bool standby_is_reported(void);
 
 void
 pw_greet(const PQcommMethods *methods, PwShmClient *client)
@@ -41,7 +51,7 @@ pw_greet(const PQcommMethods *methods, PwShmClient *client)
 		pw_build_authentication(&message, AUTH_REQ_OK, NULL, 0);
 		send_built(methods, &message);
 	}
-	pw_report_all(methods);
+	report_all(methods);
 	pw_build_backend_key(&message, client->cancel_pid, client->cancel_key);
 	send_built(methods, &message);
 	pw_build_ready(&message, 'I');
@@ -50,6 +60,7 @@ pw_greet(const PQcommMethods *methods, PwShmClient *client)
 
 	client->said_hello = true;
 	client->reload_seen = PgReloadTime;
+	client->told_standby = standby_is_reported();
 }
 
 void
@@ -75,25 +86,28 @@ send_built(const PQcommMethods *methods, StringInfo message)
 	resetStringInfo(message);
 }
 
-/*
- * In the form in which SHOW would show them, as PostgreSQL reports them.
- */
-void
-pw_report_all(const PQcommMethods *methods)
+static void
+report_all(const PQcommMethods *methods)
 {
 	int			count;
 	struct config_generic **settings = pw_guc_variables(&count);
+
+	for (int i = 0; i < count; i++)
+		if ((settings[i]->flags & GUC_REPORT) != 0)
+			report_one(methods, settings[i]->name);
+}
+
+/*
+ * In the form in which SHOW would show it, as PostgreSQL reports it.
+ */
+static void
+report_one(const PQcommMethods *methods, const char *name)
+{
 	StringInfoData message;
 
 	initStringInfo(&message);
-	for (int i = 0; i < count; i++)
-	{
-		if ((settings[i]->flags & GUC_REPORT) == 0)
-			continue;
-		pw_build_parameter_status(&message, settings[i]->name,
-								  GetConfigOptionByName(settings[i]->name, NULL, false));
-		send_built(methods, &message);
-	}
+	pw_build_parameter_status(&message, name, GetConfigOptionByName(name, NULL, false));
+	send_built(methods, &message);
 	pfree(message.data);
 }
 
@@ -107,10 +121,31 @@ void
 pw_reported_remember(PwShmClient *client)
 {
 	client->reload_seen = Max(client->reload_seen, PgReloadTime);
+	client->told_standby = standby_is_reported();
 }
 
 bool
-pw_reported_is_stale(PwShmClient *client)
+pw_report_news(const PQcommMethods *methods, PwShmClient *client)
 {
-	return client->reload_seen < PgReloadTime;
+	if (client->reload_seen < PgReloadTime)
+		report_all(methods);
+	else if (client->told_standby && !standby_is_reported())
+		report_one(methods, "in_hot_standby");
+	else
+		return false;
+	pw_reported_remember(client);
+	return true;
+}
+
+/*
+ * What guc.c has reported last, not what is true now: SHOW tells that.
+ */
+static bool
+standby_is_reported(void)
+{
+	static struct config_bool *setting = NULL;
+
+	if (setting == NULL)
+		setting = (struct config_bool *) pw_guc_find("in_hot_standby");
+	return *setting->variable;
 }

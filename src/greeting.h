@@ -26,14 +26,17 @@ extern void pw_greet_with_error(const PQcommMethods *methods, const ErrorData *e
 
 /*
  * Reported parameters and changes of hands.  Settle: what the settings are now
- * counts as reported.  Remember: the client is about to be parked.  Stale: the
- * configuration has been reloaded since the client was last told.
+ * counts as reported.  Remember: a client for whom that is true is about to be
+ * parked.
  */
 extern void pw_reported_settle(void);
 extern void pw_reported_remember(PwShmClient *client);
-extern bool pw_reported_is_stale(PwShmClient *client);
 
-/* Send all reported parameters. */
-extern void pw_report_all(const PQcommMethods *methods);
+/*
+ * Send a client what has changed while it was parked, other than by itself: the
+ * configuration was reloaded, or the server promoted.  After settling.  Does not
+ * flush; false if there is nothing to be sent.
+ */
+extern bool pw_report_news(const PQcommMethods *methods, PwShmClient *client);
 
 #endif							/* PW_GREETING_H */

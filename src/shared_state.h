@@ -252,6 +252,7 @@ typedef struct PwShmClient
 	/* By the owner. */
 	bool		told_ok;		/* has had its AuthenticationOk already, */
 	bool		said_hello;		/* and everything up to ReadyForQuery */
+	bool		told_standby;	/* in_hot_standby was on when last reported */
 	uint8		pin_reason;		/* PwPinReason */
 	int			last_slot;		/* or PW_NONE */
 	uint64		transactions;
