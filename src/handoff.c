@@ -447,6 +447,7 @@ take_turn(void)
 	HOLD_CANCEL_INTERRUPTS();
 	if (PwSelf.slot == NULL)
 		begin_being_slot();
+	pw_heed_recovery();
 	if (!finish_injection())
 		find_command();
 	QueryCancelPending = false;

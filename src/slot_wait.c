@@ -299,10 +299,7 @@ service_interrupts(bool may_park)
 	 * There is nothing to cancel while we wait, but for a transaction that is
 	 * in the way of recovery.
 	 */
-	if (QueryCancelPending && PwSelf.transaction_status != 'I' && RecoveryInProgress())
-		ereport(FATAL,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("terminating connection due to conflict with recovery")));
+	pw_heed_recovery();
 	QueryCancelPending = false;
 	CHECK_FOR_INTERRUPTS();
 
@@ -322,6 +319,50 @@ service_interrupts(bool may_park)
 		ProcessConfigFile(PGC_SIGHUP);
 	}
 	MemoryContextSwitchTo(MessageContext);
+}
+
+/*
+ * On a standby, a transaction can be in the way of recovery.  PostgreSQL then
+ * cancels a statement, and ends the connection if it waits for its client; but
+ * that it does so is known to postgres.c alone, which does not know that we
+ * wait.  So we let it cancel, and make of its error what the server would say.
+ *
+ * Outside of a transaction nothing is in the way any more, and a conflict that
+ * came too late must not be taken for the next client's.
+ */
+void
+pw_heed_recovery(void)
+{
+	uint32		holdoff = QueryCancelHoldoffCount;
+	MemoryContext oldcontext = CurrentMemoryContext;
+	ErrorData  *volatile error = NULL;
+
+	if (!InterruptPending || ProcDiePending || !RecoveryInProgress())
+		return;
+	PG_TRY();
+	{
+		QueryCancelHoldoffCount = 0;
+		CHECK_FOR_INTERRUPTS();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(oldcontext);
+		error = CopyErrorData();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	QueryCancelHoldoffCount = holdoff;
+
+	if (error == NULL)
+		return;
+	if (error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE &&
+		PwSelf.transaction_status != 'I')
+		ereport(FATAL,
+				(errcode(error->sqlerrcode),
+				 errmsg("terminating connection due to conflict with recovery"),
+				 errdetail_internal("%s", error->detail),
+				 errhint("In a moment you should be able to reconnect to the database and repeat your command.")));
+	FreeErrorData(error);
 }
 
 /*

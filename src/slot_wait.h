@@ -51,6 +51,13 @@ extern void pw_answer_worker(void);
 extern void pw_check_ending(void);
 
 /*
+ * On a standby: if the attached client's transaction is in the way of recovery,
+ * end the backend, as the server ends one that waits for its client.  Forgets
+ * other cancels.  To be called when a command has been answered.
+ */
+extern void pw_heed_recovery(void);
+
+/*
  * The worker opens one slot at a time, and looks at the queue again when the
  * new slot says that it is idle.  To be called when a slot finds work without
  * that; tells the worker the first time.
