@@ -14,7 +14,8 @@
  * refuse_session() in settings.c.
  *
  * Backends tell us when they have changed the catalog, see changes.c.  On a
- * standby nobody does, so there it is read again once in a while.
+ * standby nobody does, so there it is read again once in a while, and for the
+ * last time when it is no standby any more.
  *
  *-------------------------------------------------------------------------
  */
@@ -57,6 +58,7 @@ static int	noverrides = 0;
 static MemoryContext overrides_context = NULL;
 static uint32 read_version = 0;
 static TimestampTz read_at = 0;
+static bool read_in_recovery = false;
 
 /* Set while the catalog is read, and left so by an error. */
 static bool has_failed = false;
@@ -106,13 +108,14 @@ pw_pool_settings_refresh(bool anyway)
 	bool		is_recent = !TimestampDifferenceExceeds(read_at, GetCurrentTimestamp(),
 														READ_AGAIN_MS);
 
-	if (!anyway && version == read_version && (is_recent || !RecoveryInProgress()))
+	if (!anyway && version == read_version && (is_recent || !read_in_recovery))
 		return;
 	if (has_failed && is_recent)
 		return;
 
 	has_failed = true;
 	read_at = GetCurrentTimestamp();
+	read_in_recovery = RecoveryInProgress();
 	keep_overrides(read_catalog());
 	has_failed = false;
 	read_version = version;
