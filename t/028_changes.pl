@@ -626,17 +626,10 @@ note 'a standby';
 	$node->append_conf('postgresql.conf',
 		q{pool_worker.database = 'postgres'});
 	$node->restart;
-	$node->backup('b');
-	my $standby = PoolWorker->new('standby');
-	$standby->init_from_backup($node, 'b', has_streaming => 1);
-	$standby->append_conf('postgresql.conf',
-		'pool_worker.port = ' . $standby->pool_port);
-	$standby->start;
-	$standby->wait_for_pool;
-
-	my $client = $standby->client(user => 'alice', database => 'd1');
-	my $pid    = pid_of($client);
-	my $is_new = sub {
+	my $standby = PoolWorker->new('standby')->setup_standby($node);
+	my $client  = $standby->client(user => 'alice', database => 'd1');
+	my $pid     = pid_of($client);
+	my $is_new  = sub {
 		my ($name) = @_;
 		ok( $standby->until(
 				sub {

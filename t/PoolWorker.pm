@@ -104,6 +104,26 @@ pool_worker.listen_addresses = '$listen'
 	return $self;
 }
 
+# A hot standby of a running node, from a backup of it, with a pool of its own.
+# "conf" is appended to what the node has in postgresql.conf; "start" may be
+# false.
+sub setup_standby
+{
+	my ($self, $primary, %params) = @_;
+	my $backup = 'for_' . $self->name;
+	my $port   = $self->pool_port;
+
+	$primary->backup($backup);
+	$self->init_from_backup($primary, $backup, has_streaming => 1);
+	$self->append_conf('postgresql.conf', "pool_worker.port = $port");
+	$self->append_conf('postgresql.conf', $params{conf}) if $params{conf};
+	return $self if exists $params{start} && !$params{start};
+
+	$self->start;
+	$self->wait_for_pool;
+	return $self;
+}
+
 sub pool_port { return $_[0]->{_pool_port}; }
 sub superuser { return scalar getpwuid($<); }
 

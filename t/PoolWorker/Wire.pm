@@ -137,6 +137,7 @@ sub new
 		port          => $params{port},
 		in            => '',
 		params        => {},
+		reports       => [],
 		notifications => [],
 		notices       => [],
 	}, $class;
@@ -329,6 +330,7 @@ sub _notice_message
 	{
 		my ($name, $value) = split /\0/, $payload, -1;
 		$self->{params}{$name} = $value;
+		push @{ $self->{reports} }, "$name=$value";
 	}
 	elsif ($type eq 'K')
 	{
