@@ -58,6 +58,7 @@
 #include "greeting.h"
 #include "identity.h"
 #include "lost_client.h"
+#include "protocol.h"
 #include "session.h"
 #include "shared_state.h"
 #include "slot_self.h"
@@ -74,6 +75,7 @@ static bool is_own_word(uint64 word);
 static void set_slot_client(int client);
 static bool open_session(int client);
 static void refuse_client(ErrorData *error);
+static void tell_orphan(int client);
 static void detach_client(void);
 static void end_transaction_of_leaver(void);
 
@@ -128,8 +130,8 @@ note_attached(PwShmClient *client)
 }
 
 /*
- * We own a client but could not get its descriptor: the worker is gone, and
- * has shut the connection down.
+ * We own a client that we cannot serve, because the worker goes or is gone: it
+ * is for the worker to tell it and to close it, or for the next one to forget.
  */
 static void
 return_client(int client)
@@ -291,6 +293,8 @@ pw_park_client(uint32 ready_when)
 	 * between, it has taken it out of the set, and this fails: fine.
 	 */
 	(void) epoll_ctl(PwSelf.pool_epfd, EPOLL_CTL_MOD, PwControl->fd_base + client, &event);
+	if (PwControl->worker_pid == 0)
+		tell_orphan(client);
 
 	/*
 	 * Any cancel for this client was sent before detach_client() had the
@@ -301,25 +305,30 @@ pw_park_client(uint32 ready_when)
 }
 
 /*
- * Park our client, unless the worker ends as well.
+ * The worker has gone, and our client is parked.
  *
- * The worker first says that it does, then closes whoever is parked; we first
- * park, then look whether it does.  So if it has not seen the client, we see
- * that it goes, and take the client back to tell it ourselves.
+ * The worker first says that it goes, then closes whoever is parked; we first
+ * park, then look whether it goes.  So if it has not seen the client, we see
+ * that, and tell the client ourselves.
  */
-void
-pw_save_client(void)
+static void
+tell_orphan(int client)
 {
-	int			client = PwSelf.client;
-	uint64		word;
+	uint64		word = pg_atomic_read_u64(&PwClients[client].word);
+	PwReport	report = {.sqlstate = ERRCODE_ADMIN_SHUTDOWN,
+	.message = "terminating connection due to administrator command"};
+	StringInfoData message;
 
-	pw_park_client(0);
-	if (PwControl->worker_pid != 0)
+	if (PW_WORD_STATE(word) != PW_CLIENT_PARKED ||
+		!pw_client_move(&PwClients[client], word, PW_CLIENT_ATTACHED, PwSelf.index))
 		return;
-	word = pg_atomic_read_u64(&PwClients[client].word);
-	if (PW_WORD_STATE(word) == PW_CLIENT_PARKED &&
-		pw_client_move(&PwClients[client], word, PW_CLIENT_ATTACHED, PwSelf.index))
-		(void) pw_attach_client(client);
+	initStringInfo(&message);
+	pw_build_error(&message, "FATAL", &report);
+	(void) send(PwControl->fd_base + client, message.data, message.len,
+				MSG_DONTWAIT | MSG_NOSIGNAL);
+	(void) shutdown(PwControl->fd_base + client, SHUT_RDWR);
+	pfree(message.data);
+	return_client(client);
 }
 
 /*

@@ -31,16 +31,10 @@ extern bool pw_client_is_ours(void);
 
 /*
  * Let go of the attached client, which goes back into the pool's queue: to be
- * ready again when it says something (0) or at once (EPOLLOUT).
+ * ready again when it says something (0) or at once (EPOLLOUT).  If the worker
+ * has gone, there is no queue: then the client is told, and disconnected.
  */
 extern void pw_park_client(uint32 ready_when);
-
-/*
- * This backend has been told to end while its client is idle: park the client,
- * who does not notice.  If the worker ends as well, the client remains
- * attached, to be told.
- */
-extern void pw_save_client(void);
 
 /*
  * The attached client has left: roll back what it has begun, give its socket to

@@ -705,7 +705,8 @@ pw_client_refuse(int client, const PwReport *report)
 
 	if (PW_WORD_STATE(word) != PW_CLIENT_ADMITTING &&
 		PW_WORD_STATE(word) != PW_CLIENT_PARKED &&
-		PW_WORD_STATE(word) != PW_CLIENT_HELD)
+		PW_WORD_STATE(word) != PW_CLIENT_HELD &&
+		PW_WORD_STATE(word) != PW_CLIENT_LEAVING)
 		return false;
 	if (!pw_client_move(&PwClients[client], word, PW_CLIENT_CLOSING, PW_NONE))
 		return false;
@@ -803,6 +804,22 @@ pw_client_close_all(void)
 		if (clients[i].has_fd &&
 			!pw_client_refuse(i, &report))
 			(void) pw_client_close(i);
+}
+
+bool
+pw_client_is_on_the_way(void)
+{
+	for (int i = 0; i < PwControl->max_clients; i++)
+	{
+		uint64		word = pg_atomic_read_u64(&PwClients[i].word);
+
+		if (!clients[i].has_fd)
+			continue;
+		if (PW_WORD_STATE(word) != PW_CLIENT_ATTACHED ||
+			PwSlots[PW_WORD_SLOT(word)].client != i)
+			return true;
+	}
+	return false;
 }
 
 static bool

@@ -71,8 +71,8 @@ extern bool pw_client_close(int client);
 extern void pw_client_close_attached(int client);
 
 /*
- * The same as pw_client_close(), for an ADMITTING, PARKED or HELD client, with
- * a FATAL error as farewell.
+ * The same as pw_client_close(), with a FATAL error as farewell.  A LEAVING
+ * client does not get it if its slot has shut the connection down.
  */
 extern bool pw_client_refuse(int client, const PwReport *report);
 
@@ -95,8 +95,13 @@ extern bool pw_client_tell(int client, TimestampTz since, const PwReport *report
  */
 extern bool pw_client_has_left(int client);
 
-/* Tell everybody who is parked, and close them; for the end of the worker. */
+/*
+ * For the end of the worker: tell everybody who is not with a slot, and close
+ * them.  Then, is there anybody who does not belong to us, but is not with a
+ * slot either?
+ */
 extern void pw_client_close_all(void);
+extern bool pw_client_is_on_the_way(void);
 
 /* Close a client that is on the leavers list. */
 extern void pw_client_close_leaver(int client);

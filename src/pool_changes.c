@@ -122,6 +122,10 @@ pw_pool_may_open(PwPool *pool)
 {
 	PwReport	why;
 
+	/* we are about to end */
+	if (PwControl->worker_pid == 0)
+		return false;
+
 	/* look_at_pool() comes when the hold has been released */
 	if (pw_changes_hold(pool->shared->dboid))
 	{

@@ -292,8 +292,9 @@ await_decision(void)
 static void
 service_interrupts(bool may_park)
 {
+	/* we are to end, and our client need not notice */
 	if (ProcDiePending && may_park && PwSelf.client != PW_NONE)
-		pw_save_client();
+		pw_park_client(0);
 
 	/*
 	 * There is nothing to cancel while we wait, but for a transaction that is
@@ -377,6 +378,9 @@ pw_check_worker(void)
 		return;
 	if (PwSelf.client == PW_NONE)
 		proc_exit(0);
+
+	/* if it is the server that stops, it has its own words for it */
+	CHECK_FOR_INTERRUPTS();
 	ereport(FATAL,
 			(errcode(ERRCODE_ADMIN_SHUTDOWN),
 			 errmsg("terminating connection because the connection pool was restarted")));

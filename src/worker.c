@@ -36,11 +36,18 @@
 #include "shared_state.h"
 #include "worker.h"
 
+/* How long the worker waits for clients that are on the way to a slot, ms. */
+#define LEAVE_MS 1000
+#define LEAVE_STEP_MS 5
+
 static void worker_connect(void);
 static void worker_startup(void);
 static void worker_announce(void);
 static void worker_cleanup(int code, Datum arg);
+static void worker_retract(void);
 static void worker_on_latch(void);
+static void worker_take_leave(void);
+static void leave_again(void *arg);
 static void wake_all_slots(void);
 
 void
@@ -155,14 +162,22 @@ static void
 worker_cleanup(int code, Datum arg)
 {
 	LWLockReleaseAll();
+	worker_retract();
+	pw_client_close_all();
+	wake_all_slots();
+}
 
-	/* first say that we go, then close: see pw_save_client() in attachment.c */
+/*
+ * Say that we go, before we close anybody: see tell_orphan() in attachment.c.
+ * From here on nobody gets in, and no slot is opened.
+ */
+static void
+worker_retract(void)
+{
 	LWLockAcquire(&PwControl->lock, LW_EXCLUSIVE);
 	PwControl->worker_pid = 0;
 	LWLockRelease(&PwControl->lock);
 	pw_listen_close();
-	pw_client_close_all();
-	wake_all_slots();
 }
 
 static void
@@ -193,7 +208,41 @@ worker_on_latch(void)
 	if (catchupInterruptPending)
 		ProcessCatchupInterrupt();
 	if (ShutdownRequestPending)
-		pw_loop_stop();
+		worker_take_leave();
 
 	pw_pool_work();
+}
+
+/*
+ * We are to end, and tell all clients that are ours.  Who is with a slot hears
+ * it from there; who is on the way to a slot that cannot take him any more
+ * comes back to us.  So we wait for those, but not for long.
+ */
+static void
+worker_take_leave(void)
+{
+	static PwTimer timer;
+	static TimestampTz leave_by = 0;
+
+	if (leave_by == 0)
+	{
+		ereport(LOG,
+				(errmsg("connection pool stops"),
+				 errdetail("Clients connected: %d.", PwControl->clients)));
+		leave_by = TimestampTzPlusMilliseconds(pw_loop_now(), LEAVE_MS);
+		worker_retract();
+		wake_all_slots();
+	}
+	pw_client_close_all();
+	if (pw_client_is_on_the_way() && pw_loop_now() < leave_by)
+		pw_timer_arm(&timer, TimestampTzPlusMilliseconds(pw_loop_now(), LEAVE_STEP_MS),
+					 leave_again, leave_again, NULL);
+	else
+		pw_loop_stop();
+}
+
+/* Timer callback: another turn begins with worker_on_latch(). */
+static void
+leave_again(void *arg)
+{
 }
