@@ -30,6 +30,7 @@
 #include "miscadmin.h"
 #include "postmaster/postmaster.h"
 #include "storage/fd.h"
+#include "storage/pmsignal.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -66,6 +67,9 @@ typedef struct PwClient
 
 static const PwClientEvents *events = NULL;
 static PwClient *clients = NULL;
+
+/* What pw_client_quit() sends, by reason. */
+static StringInfoData last_words[PMQUIT_FOR_STOP + 1];
 static int *free_entries = NULL;
 static int	nfree = 0;
 static uint64 next_id = 1;
@@ -75,6 +79,7 @@ static int	accepting = PW_NONE;
 
 static void raise_file_limit(void);
 static void forget_earlier_clients(void);
+static void find_last_words(void);
 static bool is_orphan(int client, uint64 word, int slot);
 static int	accept_one(int listener);
 static void refuse_unseen(int fd);
@@ -112,6 +117,7 @@ pw_client_init(const PwClientEvents *client_events)
 	free_entries = MemoryContextAlloc(TopMemoryContext,
 									  sizeof(int) * PwControl->max_clients);
 	forget_earlier_clients();
+	find_last_words();
 }
 
 /*
@@ -804,6 +810,56 @@ pw_client_close_all(void)
 		if (clients[i].has_fd &&
 			!pw_client_refuse(i, &report))
 			(void) pw_client_close(i);
+}
+
+/*
+ * The messages of quickdie() in postgres.c.
+ */
+static void
+find_last_words(void)
+{
+	const PwReport crash = {
+		.sqlstate = ERRCODE_CRASH_SHUTDOWN,
+		.message = _("terminating connection because of crash of another server process"),
+		.detail = _("The postmaster has commanded this server process to roll back"
+					" the current transaction and exit, because another"
+					" server process exited abnormally and possibly corrupted"
+					" shared memory."),
+		.hint = _("In a moment you should be able to reconnect to the"
+				  " database and repeat your command."),
+	};
+	const PwReport stop = {
+		.sqlstate = ERRCODE_ADMIN_SHUTDOWN,
+		.message = _("terminating connection due to immediate shutdown command"),
+	};
+	MemoryContext oldcontext = MemoryContextSwitchTo(TopMemoryContext);
+
+	for (int i = 0; i < lengthof(last_words); i++)
+		initStringInfo(&last_words[i]);
+	pw_build_notice(&last_words[PMQUIT_FOR_CRASH], "WARNING", &crash);
+	pw_build_notice(&last_words[PMQUIT_FOR_STOP], "WARNING", &stop);
+	MemoryContextSwitchTo(oldcontext);
+}
+
+/*
+ * Not to those who are being admitted, as in the server: nothing may come
+ * before AuthenticationOk.
+ */
+void
+pw_client_quit(void)
+{
+	QuitSignalReason reason = GetQuitSignalReason();
+
+	for (int i = 0; clients != NULL && i < PwControl->max_clients; i++)
+	{
+		PwClientState state = PW_WORD_STATE(pg_atomic_read_u64(&PwClients[i].word));
+
+		if (clients[i].has_fd &&
+			(state == PW_CLIENT_PARKED || state == PW_CLIENT_HELD) &&
+			(PwClients[i].said_hello || PwClients[i].told_ok))
+			(void) send(pw_client_fd(i), last_words[reason].data, last_words[reason].len,
+						MSG_DONTWAIT | MSG_NOSIGNAL);
+	}
 }
 
 bool

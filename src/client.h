@@ -103,6 +103,12 @@ extern bool pw_client_has_left(int client);
 extern void pw_client_close_all(void);
 extern bool pw_client_is_on_the_way(void);
 
+/*
+ * The server crashes or stops immediately: only tell those who are parked; for a
+ * signal handler.
+ */
+extern void pw_client_quit(void);
+
 /* Close a client that is on the leavers list. */
 extern void pw_client_close_leaver(int client);
 

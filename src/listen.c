@@ -50,8 +50,18 @@ static int	current_port = 0;
 static char *current_addresses = NULL;
 static char *current_directories = NULL;
 
-/* Unix socket files of ours, as palloc'd strings in TopMemoryContext */
-static List *socket_files = NIL;
+/*
+ * Unix socket files of ours, each with its lock file.  An array, and the count
+ * set last, because pw_listen_quit() reads it from a signal handler.
+ */
+typedef struct PwSocketFile
+{
+	char		socket[UNIXSOCK_PATH_BUFLEN];
+	char		lock[UNIXSOCK_PATH_BUFLEN + sizeof(".lock")];
+} PwSocketFile;
+
+static PwSocketFile socket_files[MAX_LISTENERS];
+static volatile sig_atomic_t nsocket_files = 0;
 
 static PwTimer retry_timer;
 static bool trouble_reported = false;
@@ -97,8 +107,6 @@ pw_listen_update(void)
 void
 pw_listen_close(void)
 {
-	ListCell   *cell;
-
 	for (int i = 0; i < nsockets; i++)
 	{
 		pw_watch_remove(&watches[i]);
@@ -106,17 +114,8 @@ pw_listen_close(void)
 		ReleaseExternalFD();
 	}
 	nsockets = 0;
-
-	foreach(cell, socket_files)
-	{
-		char		lock_file[MAXPGPATH];
-
-		snprintf(lock_file, sizeof(lock_file), "%s.lock", (char *) lfirst(cell));
-		unlink((char *) lfirst(cell));
-		unlink(lock_file);
-	}
-	list_free_deep(socket_files);
-	socket_files = NIL;
+	pw_listen_quit();
+	nsocket_files = 0;
 
 	pw_timer_disarm(&retry_timer);
 	if (current_addresses)
@@ -125,6 +124,16 @@ pw_listen_close(void)
 		pfree(current_directories);
 	current_addresses = current_directories = NULL;
 	publish();
+}
+
+void
+pw_listen_quit(void)
+{
+	for (int i = 0; i < nsocket_files; i++)
+	{
+		unlink(socket_files[i].socket);
+		unlink(socket_files[i].lock);
+	}
 }
 
 /*
@@ -262,15 +271,15 @@ socket_is_taken(const char *directory)
 static void
 remember_socket_file(const char *directory)
 {
+	PwSocketFile *file = &socket_files[nsocket_files];
 	char		path[MAXPGPATH];
-	MemoryContext oldcontext;
 
 	UNIXSOCK_PATH(path, current_port, directory);
 	if (path[0] == '@')
 		return;					/* abstract: there is no file */
-	oldcontext = MemoryContextSwitchTo(TopMemoryContext);
-	socket_files = lappend(socket_files, pstrdup(path));
-	MemoryContextSwitchTo(oldcontext);
+	strlcpy(file->socket, path, sizeof(file->socket));
+	snprintf(file->lock, sizeof(file->lock), "%s.lock", path);
+	nsocket_files++;
 }
 
 /*

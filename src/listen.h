@@ -29,4 +29,7 @@ extern void pw_listen_update(void);
 /* Stop listening and remove our socket files. */
 extern void pw_listen_close(void);
 
+/* Only remove the files; for a signal handler. */
+extern void pw_listen_quit(void);
+
 #endif							/* PW_LISTEN_H */

@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include <signal.h>
+#include <unistd.h>
 
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -40,6 +41,7 @@
 #define LEAVE_MS 1000
 #define LEAVE_STEP_MS 5
 
+static void worker_quit(SIGNAL_ARGS);
 static void worker_connect(void);
 static void worker_startup(void);
 static void worker_announce(void);
@@ -80,6 +82,7 @@ pool_worker_main(Datum main_arg)
 	 */
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
+	pqsignal(SIGQUIT, worker_quit);
 	pqsignal(SIGUSR1, procsignal_sigusr1_handler);
 	pqsignal(SIGPIPE, SIG_IGN);
 	BackgroundWorkerUnblockSignals();
@@ -90,6 +93,19 @@ pool_worker_main(Datum main_arg)
 
 	/* code 1 asks for a restart, which a stopping postmaster will not grant */
 	proc_exit(1);
+}
+
+/*
+ * Handler of SIGQUIT: an immediate shutdown, or some process has crashed and
+ * shared memory cannot be trusted.  As quickdie() does in a backend, tell the
+ * clients and exit, with nothing that could block or fail.
+ */
+static void
+worker_quit(SIGNAL_ARGS)
+{
+	pw_client_quit();
+	pw_listen_quit();
+	_exit(2);
 }
 
 /*
