@@ -36,6 +36,7 @@ OBJS = \
 	src/prepared_statements.o \
 	src/protocol.o \
 	src/queue.o \
+	src/server_state.o \
 	src/session.o \
 	src/session_libraries.o \
 	src/session_sequences.o \

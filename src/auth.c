@@ -72,6 +72,7 @@
 #include "catalog.h"
 #include "compat.h"
 #include "protocol.h"
+#include "server_state.h"
 #include "startup_packet.h"
 
 /*
@@ -131,6 +132,7 @@ static PwAuthStatus take_startup(PwAuth *auth, PwReader *body, StringInfo out);
 static PwAuthStatus decline_encryption(PwAuth *auth, const char *message,
 									   StringInfo out);
 static PwAuthStatus begin_session(PwAuth *auth, StringInfo out);
+static PwAuthStatus refuse_stopping(PwAuth *auth, StringInfo out);
 static void apply_user_namespace(PwAuth *auth);
 static void fill_port(PwAuth *auth);
 static void find_rule(PwAuth *auth);
@@ -381,6 +383,8 @@ begin_session(PwAuth *auth, StringInfo out)
 {
 	PwReport	why;
 
+	if (pw_server_is_stopping())
+		return refuse_stopping(auth, out);
 	if (Db_user_namespace)
 		apply_user_namespace(auth);
 
@@ -388,6 +392,20 @@ begin_session(PwAuth *auth, StringInfo out)
 		return refuse(auth, &why, out);
 	find_rule(auth);
 	return start_method(auth, out);
+}
+
+/*
+ * The postmaster lets nobody in any more, and nor do we.
+ */
+static PwAuthStatus
+refuse_stopping(PwAuth *auth, StringInfo out)
+{
+	PwReport	report = {
+		.sqlstate = ERRCODE_CANNOT_CONNECT_NOW,
+		.message = _("the database system is shutting down"),
+	};
+
+	return refuse(auth, &report, out);
 }
 
 /*

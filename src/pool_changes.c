@@ -37,9 +37,11 @@
 #include "changes.h"
 #include "pool_internal.h"
 #include "pool_settings.h"
+#include "server_state.h"
 
 static void look_where_told(void);
 static void look_at_pool(PwPool *pool);
+static void explain_stop(PwReport *why);
 static bool ask_catalogs(PwPool *pool, PwReport *why);
 static void note_verdict(PwPool *pool, PwCatalogVerdict verdict, const PwReport *why);
 static void make_stale(PwPool *pool);
@@ -132,13 +134,27 @@ pw_pool_may_open(PwPool *pool)
 		pool->wants_slot = true;
 		return false;
 	}
-	if (ask_catalogs(pool, &why))
+	if (pw_server_is_stopping())
+		explain_stop(&why);
+	else if (ask_catalogs(pool, &why))
 		return true;
 	if (has_usable_slot(pool))
 		pool->wants_slot = true;	/* ask again, but not all the time */
 	else
 		pw_pool_refuse_ready(pool, &why);
 	return false;
+}
+
+/*
+ * The server stops, and what is left of the pool's slots is all there will be.
+ */
+static void
+explain_stop(PwReport *why)
+{
+	memset(why, 0, sizeof(*why));
+	why->sqlstate = ERRCODE_ADMIN_SHUTDOWN;
+	why->message = "terminating connection due to administrator command";
+	why->detail = "The server is shutting down, and opens no connections any more.";
 }
 
 /*

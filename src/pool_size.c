@@ -35,6 +35,7 @@
 #include "enforce.h"
 #include "pool_internal.h"
 #include "pool_settings.h"
+#include "server_state.h"
 #include "settings.h"
 
 /* how often to look for what no event tells us, ms */
@@ -55,6 +56,7 @@ static int	coming_slots(PwPool *pool);
 static int	total_opening(void);
 static bool is_surplus(const PwShmSlot *slot);
 static void retire_surplus(PwPool *pool);
+static void retire_useless(PwPool *pool);
 static bool is_unused(PwPool *pool);
 static bool is_forgotten(PwPool *pool);
 static void retire_slots(PwPool *pool);
@@ -171,6 +173,12 @@ tick(void *arg)
 		pw_pool_take_settings(pool);
 		pw_queue_tidy(pool);
 		busy = busy || pool->shared->waiting > 0;
+		if (pw_server_is_stopping())
+		{
+			retire_useless(pool);
+			busy = true;
+			continue;
+		}
 		retire_idle(pool);
 		retire_surplus(pool);
 		pw_slot_life_tick(pool);
@@ -226,6 +234,18 @@ retire_slots(PwPool *pool)
 	while ((slot = pw_pool_claim_idle(pool)) != PW_NONE)
 		pw_pool_hand_over(slot, PW_NONE);
 	pool->last_used_at = 0;
+}
+
+/*
+ * The server stops as soon as the last client backend has gone.  Slots of a pool
+ * that has clients are not retired, however long they are idle: there will be no
+ * others.
+ */
+static void
+retire_useless(PwPool *pool)
+{
+	if (pool->shared->clients == 0)
+		retire_slots(pool);
 }
 
 static bool
