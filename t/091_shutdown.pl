@@ -181,6 +181,48 @@ note 'fast shutdown';
 	$node->soon('SELECT count(*) FROM pool_clients()', 0, 'nobody is left');
 }
 
+# Clients that change slots all the time: whoever is between two of them when
+# worker and slots end.
+note 'fast shutdown under load';
+foreach my $round (1 .. 6)
+{
+	my @clients = map { as('alice') } 1 .. 40;
+	my ($answers, $out, $stop) = (0, '');
+	my %end;
+
+	$_->send(query('SELECT 1')) foreach @clients;
+	PoolWorker::Wire->pump(
+		\@clients,
+		sub {
+			my ($client, $answer) = @_;
+
+			if ($answer->{lost})
+			{
+				$end{ $answer->{error} ? $answer->{error}{C} : 'nothing' }++;
+				return 0;
+			}
+			$stop = IPC::Run::start(
+				[
+					'pg_ctl',   '--mode=fast',
+					'--pgdata', $node->data_dir,
+					'stop'
+				],
+				'>&',
+				\$out) if ++$answers == 500;
+			$client->send(query('SELECT 1'));
+			return 1;
+		});
+	is_deeply(
+		\%end,
+		{ '57P01' => scalar @clients },
+		"round $round: each is told, $answers answers");
+	$_->close foreach @clients;
+	$stop->finish;
+	$node->_update_pid(0);
+	$node->start;
+	$node->wait_for_pool;
+}
+
 # SIGQUIT to all processes: those who log in see their connection closed, as
 # they would without a pool.
 sub check_quit
@@ -192,11 +234,12 @@ sub check_quit
 		my $told =
 		  told($clients{$what}) =~ s/^NOTICE 00000 waiting[^\n]*\n?//r;
 
-		# one that waits has been told already that it is in, or not
+		# One that waits has been told already that it is in, or not; and
+		# the worker may see the end of the slots before its own.
 		like(
 			$told,
 			$what   =~ /password|startup|nothing/ ? qr/^$/
-			: $what =~ /for a slot/               ? qr/^(\Q$words\E)?$/
+			: $what =~ /for a slot/ ? qr/^(\Q$words\E|FATAL 57P01 [^\n]+)?$/
 			: qr/^\Q$words\E$/,
 			"$what: is told why");
 	}
@@ -265,5 +308,122 @@ foreach my $victim ('a client backend', 'a slot', 'the worker')
 	$node->not_logged(qr/PANIC|TRAP/, $from, 'in good order');
 }
 
-$node->stop;
+# Ask for a smart shutdown, and return when the postmaster has begun it.
+sub begin_smart_shutdown
+{
+	$from = $node->log_end;
+	system_log('pg_ctl', '--no-wait', '--mode=smart', '--pgdata',
+		$node->data_dir, 'stop');
+	return $node->logged(qr/received smart shutdown request/,
+		$from, 'a smart shutdown begins');
+}
+
+# The server has stopped by itself.
+sub has_stopped
+{
+	my ($name) = @_;
+	my $pid    = $node->{_pid};
+	my $start  = time;
+
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	ok($node->until(sub { !kill 0, $pid }), "$name: the server stops");
+	$node->_update_pid(0);
+	$node->not_logged(qr/PANIC|TRAP|WARNING|was terminated by|fast shutdown/,
+		$from, 'in good order');
+	is(socket_files(), '', 'no socket file is left');
+	return;
+}
+
+note 'smart shutdown: warm slots, and nobody whom they serve';
+$node->append_conf(
+	'postgresql.conf', q{
+pool_worker.prewarm = 'postgres/alice, postgres/bob'
+pool_worker.min_pool_size = 3
+});
+$node->restart;
+$node->soon(q{SELECT count(*) FROM pool_slots() WHERE state = 'idle'},
+	6, 'slots that are kept warm');
+$node->control->terminate;
+begin_smart_shutdown();
+has_stopped('without clients');
+
+note 'smart shutdown: clients go on until they leave';
+$node->start;
+$node->wait_for_pool;
+$node->set('pool_worker.slot_idle_timeout' => '100ms');
+{
+	my $busy    = as('alice');
+	my $pinned  = as('alice');
+	my @idle    = map { as('alice') } 1 .. 6;
+	my $only    = as('busy');
+	my $slotted = as('carol');
+
+	$_->val('SELECT 1') foreach @idle, @idle, $only, $slotted;
+	$busy->val('BEGIN; INSERT INTO t VALUES (1)');
+	$pinned->val('CREATE TEMP TABLE x (a int)');
+	$node->soon(q{SELECT count(*) FROM pool_slots() WHERE role = 'bob'},
+		3, 'slots without clients');
+	begin_smart_shutdown();
+	$node->logged(
+		qr/connection pool lets nobody in any more, because the server is shutting down/,
+		$from,
+		'the log says it');
+	$node->same_answer(
+		'a new login',
+		qr/S=FATAL C=57P03 M=the database system is shutting down/,
+		user => 'alice');
+	$node->soon(q{SELECT count(*) FROM pool_slots() WHERE role = 'bob'},
+		0, 'slots that serve nobody end');
+	is( $node->value(
+			q{SELECT count(*) > 0 FROM pool_slots() WHERE role = 'busy'}),
+		't',
+		'but not those of clients, however long they idle');
+
+	foreach my $round (1 .. 3)
+	{
+		is( join(
+				' ', map { $_->val("SELECT $round") } @idle, $only, $slotted),
+			join(' ', ($round) x (@idle + 2)),
+			"round $round: clients are served");
+	}
+	is($busy->val('COMMIT; SELECT count(*) FROM t'),
+		'1', 'a transaction commits');
+	is($pinned->val('SELECT count(*) FROM x'),
+		'0', 'a session keeps what it has');
+
+	# a pool that has lost its slots cannot open others
+	my ($pid) = $node->slot_pids('postgres', 'busy');
+	$node->value("SELECT pg_terminate_backend($pid, 10000)");
+	$only->send(query('SELECT 1'));
+	is( told($only),
+		'FATAL 57P01 terminating connection due to administrator command',
+		'a client without a slot is told');
+
+	$_->terminate foreach $busy, $pinned, @idle;
+	$node->soon(
+		q{SELECT role FROM pool_slots() GROUP BY 1},
+		'carol',
+		'slots end when their last client has left');
+	$node->control->terminate;
+	is($slotted->val('SELECT count(*) FROM t'),
+		'1', 'one client keeps the server waiting, as directly');
+	$slotted->terminate;
+	has_stopped('the last client leaves');
+}
+
+note 'a smart shutdown takes too long';
+$node->start;
+$node->wait_for_pool;
+{
+	my @clients = map { as('alice') } 1 .. 6;
+
+	$_->val('SELECT 1') foreach @clients, @clients;
+	begin_smart_shutdown();
+	$node->stop('fast');
+	is( told($_),
+		'FATAL 57P01 terminating connection due to administrator command',
+		'a fast one ends it') foreach @clients;
+	is(socket_files(), '', 'no socket file is left');
+}
+
 done_testing();
