@@ -26,8 +26,11 @@ OBJS = \
 	src/injection.o \
 	src/listen.o \
 	src/lost_client.o \
+	src/mailbox.o \
 	src/metrics.o \
 	src/opaque_state.o \
+	src/operations.o \
+	src/operations_api.o \
 	src/pin_request.o \
 	src/pool.o \
 	src/pool_changes.o \

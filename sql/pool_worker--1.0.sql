@@ -151,7 +151,102 @@ COMMENT ON FUNCTION pool_unpin() IS
 'ends what pool_pin() has begun';
 
 --
--- Changing: for superusers, until granted
+-- Changing other sessions: for members of a client's role and of
+-- pg_signal_backend, as the functions check themselves
 --
 
--- nothing yet
+CREATE FUNCTION pool_cancel(
+    client           int8       -- as in pool_clients()
+)
+RETURNS bool
+AS 'MODULE_PATHNAME', 'pool_worker_cancel_1_0'
+LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
+
+COMMENT ON FUNCTION pool_cancel(int8) IS
+'cancels the statement that a client is running';
+
+CREATE FUNCTION pool_disconnect(
+    client           int8,
+    timeout          int8 DEFAULT 0     -- ms to wait until it is gone
+)
+RETURNS bool
+AS 'MODULE_PATHNAME', 'pool_worker_disconnect_1_0'
+LANGUAGE C STRICT VOLATILE PARALLEL RESTRICTED;
+
+COMMENT ON FUNCTION pool_disconnect(int8, int8) IS
+'disconnects a client, also in the middle of a transaction';
+
+--
+-- Changing pools: for superusers, until granted
+--
+
+CREATE FUNCTION pool_pause(
+    database         name DEFAULT NULL, -- all
+    role             name DEFAULT NULL, -- all
+    timeout          int8 DEFAULT 60000,    -- ms; NULL: for as long as it takes
+    OUT datname      name,
+    OUT rolname      name,
+    OUT clients      int4,
+    OUT slots        int4,
+    OUT remaining    int4       -- transactions that are still open
+)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pool_worker_pause_1_0'
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 10;
+
+COMMENT ON FUNCTION pool_pause(name, name, int8) IS
+'has the clients of pools wait, when their transactions have ended, until pool_resume()';
+
+CREATE FUNCTION pool_resume(
+    database         name DEFAULT NULL,
+    role             name DEFAULT NULL,
+    OUT datname      name,
+    OUT rolname      name,
+    OUT clients      int4,
+    OUT slots        int4
+)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pool_worker_resume_1_0'
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 10;
+
+COMMENT ON FUNCTION pool_resume(name, name) IS
+'ends what pool_pause() and pool_drain() have begun';
+
+CREATE FUNCTION pool_drain(
+    database         name DEFAULT NULL,
+    role             name DEFAULT NULL,
+    timeout          int8 DEFAULT 60000,
+    OUT datname      name,
+    OUT rolname      name,
+    OUT clients      int4,
+    OUT slots        int4,
+    OUT remaining    int4       -- clients that are still there
+)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pool_worker_drain_1_0'
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 10;
+
+COMMENT ON FUNCTION pool_drain(name, name, int8) IS
+'disconnects the clients of pools, when their transactions have ended, and refuses others until pool_resume()';
+
+CREATE FUNCTION pool_recycle(
+    database         name DEFAULT NULL,
+    role             name DEFAULT NULL,
+    timeout          int8 DEFAULT 60000,
+    OUT datname      name,
+    OUT rolname      name,
+    OUT clients      int4,
+    OUT slots        int4,
+    OUT remaining    int4       -- old slots that are still open
+)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pool_worker_recycle_1_0'
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 10;
+
+COMMENT ON FUNCTION pool_recycle(name, name, int8) IS
+'replaces the slots of pools by new ones, as they come free';
+
+REVOKE ALL ON FUNCTION pool_pause(name, name, int8) FROM PUBLIC;
+REVOKE ALL ON FUNCTION pool_resume(name, name) FROM PUBLIC;
+REVOKE ALL ON FUNCTION pool_drain(name, name, int8) FROM PUBLIC;
+REVOKE ALL ON FUNCTION pool_recycle(name, name, int8) FROM PUBLIC;

@@ -126,7 +126,7 @@ pw_clock_end(void)
 	await_signals();
 
 	/* it may have been answered just in time */
-	if ((word & PW_COMMAND_HEEDED) == 0 &&
+	if ((word & PW_COMMAND_HEEDED) == 0 && limit != PW_LIMIT_ADMINISTRATOR &&
 		(!pw_time_limits[limit].ends_client || PwSelf.transaction_status == 'I'))
 		return PW_NO_LIMIT;
 	if (pw_time_limits[limit].ends_client)

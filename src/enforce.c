@@ -85,6 +85,7 @@ static PwTimeLimit first_limit(const PwShmSlot *slot, const PwShmClient *client,
 							   uint64 word, TimestampTz *deadline);
 static void consider(PwTimeLimit limit, TimestampTz since, const PwShmSlot *slot,
 					 PwTimeLimit *first, TimestampTz *deadline);
+static TimestampTz idle_since(const PwShmClient *client);
 static bool is_waiting_for_client(const PwShmSlot *slot);
 static TimestampTz tell(int index, uint64 word, PwTimeLimit limit);
 static TimestampTz insist(int index, uint64 word);
@@ -108,6 +109,35 @@ pw_enforce_reschedule(void)
 	arm(&slots_timer, look_at_slots, pw_loop_now(), 0);
 	arm(&clients_timer, look_at_clients, pw_loop_now(), 0);
 	pw_enforce_direct_start();
+}
+
+/*
+ * If the command word is the same in the end as it was in the beginning, what we
+ * have read in between is of one and the same client and command.
+ */
+void
+pw_enforce_end(int client, bool even_in_transaction)
+{
+	uint64		owner = pg_atomic_read_u64(&PwClients[client].word);
+	int			index = PW_WORD_SLOT(owner);
+	PwShmSlot  *slot;
+	uint64		word;
+	TimestampTz next;
+
+	if (PW_WORD_STATE(owner) != PW_CLIENT_ATTACHED)
+		return;
+	slot = &PwSlots[index];
+	word = pg_atomic_read_u64(&slot->command);
+	pg_read_barrier();
+	if (slot->client != client || pw_command_limit(word) == PW_LIMIT_ADMINISTRATOR)
+		return;
+	if (!even_in_transaction &&
+		((word & PW_COMMAND_RUNNING) != 0 || slot->transaction_at != 0))
+		return;
+
+	next = tell(index, word, PW_LIMIT_ADMINISTRATOR);
+	if (slots_timer.expires_at == 0 || slots_timer.expires_at > next)
+		arm(&slots_timer, look_at_slots, next, 0);
 }
 
 /*
@@ -184,6 +214,8 @@ look_at_slot(int index)
 	if (slot->pool == PW_NONE || client == PW_NONE || !slot->alive)
 		return NEVER;
 	limit = first_limit(slot, &PwClients[client], word, &deadline);
+	if (pw_command_limit(word) == PW_LIMIT_ADMINISTRATOR)
+		return insist(index, word);
 	if (deadline > pw_loop_now())
 		return deadline;
 	return pw_command_limit(word) == limit ? insist(index, word) : tell(index, word, limit);
@@ -214,8 +246,8 @@ first_limit(const PwShmSlot *slot, const PwShmClient *client, uint64 word,
 						TimestampTzPlusMilliseconds(pw_loop_now(), SLOTS_PERIOD_MS));
 	else if (transaction_at != 0)
 		consider(PW_LIMIT_IDLE_IN_TRANSACTION, slot->answered_at, slot, &first, deadline);
-	else
-		consider(PW_LIMIT_CLIENT_IDLE, client->idle_since, slot, &first, deadline);
+	else if (pw_pool_service(&PwPools[slot->pool]) == PW_SERVICE_OPEN)
+		consider(PW_LIMIT_CLIENT_IDLE, idle_since(client), slot, &first, deadline);
 	return first;
 }
 
@@ -230,6 +262,15 @@ consider(PwTimeLimit limit, TimestampTz since, const PwShmSlot *slot,
 		return;
 	*first = limit;
 	*deadline = at;
+}
+
+/*
+ * While its pool is not OPEN nobody is idle, for nobody would be served.
+ */
+static TimestampTz
+idle_since(const PwShmClient *client)
+{
+	return Max(client->idle_since, PwPools[client->pool].service_since);
 }
 
 static bool
@@ -364,9 +405,9 @@ look_at_client(int client)
 		return NEVER;
 	pool = &PwPools[shared->pool];
 	ms = pw_time_limit_ms(&pool->settings, PW_LIMIT_CLIENT_IDLE);
-	if (ms <= 0)
+	if (ms <= 0 || pw_pool_service(pool) != PW_SERVICE_OPEN)
 		return NEVER;
-	deadline = TimestampTzPlusMilliseconds(shared->idle_since, ms);
+	deadline = TimestampTzPlusMilliseconds(idle_since(shared), ms);
 	if (deadline > pw_loop_now())
 		return deadline;
 

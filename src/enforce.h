@@ -19,4 +19,11 @@ extern void pw_enforce_init(void);
  */
 extern void pw_enforce_reschedule(void);
 
+/*
+ * An administrator wants this client to go: if it is attached to a slot, tell
+ * that.  It may have been parked by then, or be just about to begin or end a
+ * command, so call this again while the client is there.
+ */
+extern void pw_enforce_end(int client, bool even_in_transaction);
+
 #endif							/* PW_ENFORCE_H */

@@ -136,6 +136,7 @@ static bool try_queue(void);
 static int	take_from_queue(void);
 static uint64 settled_word(int client);
 static bool start_command(void);
+static bool must_wait(void);
 static bool replaces_unnamed(const PwPeek *peek);
 static void inject_if_needed(void);
 static PwSocketState look_at_socket(PwPeek *peek);
@@ -515,6 +516,8 @@ pin_reason(void)
 		return PW_PIN_NONE;
 	if (PwSelf.transaction_status != 'I')
 		return PW_PIN_TRANSACTION;
+	if (pw_input_is_buffered())
+		return PW_PIN_INPUT;	/* see serve_buffered() */
 	if (PwSelf.pool->settings.pool_mode == PW_MODE_SESSION)
 		return PW_PIN_SESSION_MODE;
 	reason = pw_session_pin_reason();
@@ -526,7 +529,7 @@ pin_reason(void)
 /*
  * The client has sent more than one command at once, and the backend has read
  * all of it: go on with that.  False if there is nothing left, or only a
- * goodbye.
+ * goodbye; or if the client has to wait now, which it can only do here.
  */
 static bool
 serve_buffered(void)
@@ -539,6 +542,8 @@ serve_buffered(void)
 			pw_leave_client();
 		else if (is_leftover(type))
 			skip_message();
+		else if (pw_is_held() && pw_clock_passed() == PW_NO_LIMIT)
+			return false;
 		else if (!pw_clock_begin())
 			pw_expel_client(pw_clock_passed());
 		else
@@ -599,7 +604,12 @@ serve_next(void)
 			pw_check_ending();
 
 		/* another client first, if somebody waits */
-		if (reason == PW_PIN_NONE && try_queue())
+		if (reason == PW_PIN_NONE && pw_is_held())
+		{
+			if (PwSelf.client != PW_NONE)
+				pw_park_client(0);
+		}
+		else if (reason == PW_PIN_NONE && try_queue())
 		{
 			pw_tell_growth();
 			if (start_command())
@@ -609,7 +619,9 @@ serve_next(void)
 			pw_park_client(0);
 
 		pw_wait_for_work(PwSelf.client == PW_NONE ? PW_PIN_NONE : pin_reason());
-		if (PwSelf.client != PW_NONE && start_command())
+		if (serve_buffered())
+			return;
+		if (PwSelf.client != PW_NONE && !pw_input_is_buffered() && start_command())
 			return;
 	}
 }
@@ -705,15 +717,12 @@ start_command(void)
 		pw_leave_client();
 		return false;
 	}
-	if (found == PW_SOCKET_QUIET)
+	if (found == PW_SOCKET_QUIET || must_wait())
 	{
 		if (pw_clock_passed() != PW_NO_LIMIT)
 			pw_expel_client(pw_clock_passed());
 		return false;
 	}
-
-	pw_count_active(true);
-	pg_atomic_write_u32(&PwSelf.slot->activity, PW_SLOT_BUSY);
 	if (is_leftover(peek.bytes[0]))
 	{
 		skip_message();
@@ -729,6 +738,18 @@ start_command(void)
 	else
 		inject_if_needed();
 	return true;
+}
+
+/*
+ * A command has come.  Say that we are going to read it, and then look whether
+ * we may: see the header of slot_wait.c.
+ */
+static bool
+must_wait(void)
+{
+	pw_count_active(true);
+	pg_atomic_write_u32(&PwSelf.slot->activity, PW_SLOT_BUSY);
+	return pw_is_held();
 }
 
 /*

@@ -31,6 +31,8 @@ const char *const pw_pool_health_names[PW_POOL_NHEALTHS] = {
 	[PW_POOL_OPENING] = "opening",
 	[PW_POOL_FAILING] = "failing",
 	[PW_POOL_UNUSED] = "idle",
+	[PW_POOL_PAUSED] = "paused",
+	[PW_POOL_DRAINING] = "draining",
 };
 
 const PwMetricInfo pw_pool_metrics[] = {
@@ -212,6 +214,8 @@ sample_pool(PwPoolSample *sample, RateParts *parts, int pool)
 	sample->pool = pool;
 	sample->database = shared->database;
 	sample->role = shared->role;
+	sample->service = pw_pool_service((PwShmPool *) shared);
+	sample->service_since = shared->service_since;
 	if (shared->last_error_at != 0)
 	{
 		sample->health = PW_POOL_FAILING;
@@ -300,11 +304,16 @@ sample_rates(PwPoolSample *sample, const RateParts *parts)
 }
 
 /*
- * Say in one word how a pool does.  Trouble comes first.
+ * Say in one word how a pool does.  What an administrator wants comes first,
+ * then trouble.
  */
 static PwPoolHealth
 sample_health(const PwPoolSample *sample)
 {
+	if (sample->service == PW_SERVICE_PAUSED)
+		return PW_POOL_PAUSED;
+	if (sample->service == PW_SERVICE_DRAINING)
+		return PW_POOL_DRAINING;
 	if (sample->health == PW_POOL_FAILING)
 		return PW_POOL_FAILING;
 	if (sample->value[PW_POOL_CLIENTS] == 0)

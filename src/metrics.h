@@ -23,9 +23,11 @@ typedef enum PwPoolHealth
 	PW_POOL_OPENING,			/* no slot is open yet, the first is coming */
 	PW_POOL_FAILING,			/* the last login of a slot failed */
 	PW_POOL_UNUSED,				/* has no clients */
+	PW_POOL_PAUSED,				/* an administrator wants its clients to wait, */
+	PW_POOL_DRAINING,			/* or to go */
 } PwPoolHealth;
 
-#define PW_POOL_NHEALTHS (PW_POOL_UNUSED + 1)
+#define PW_POOL_NHEALTHS (PW_POOL_DRAINING + 1)
 
 /*
  * Append only.  The order is the order of the columns of pool_status(), and
@@ -85,7 +87,10 @@ typedef struct PwPoolSample
 	NameData	database;
 	NameData	role;
 	PwPoolHealth health;
-	char		last_error[PW_POOL_ERROR_LEN];	/* empty unless FAILING */
+	char		last_error[PW_POOL_ERROR_LEN];	/* of its slots; "" if the
+												 * last of them could log in */
+	PwService	service;		/* what an administrator wants of it, */
+	TimestampTz service_since;	/* and since when */
 
 	/*
 	 * By PwPoolMetric.  A double counts exactly up to 2^53, which is enough.

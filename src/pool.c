@@ -49,6 +49,7 @@
 
 #include "client.h"
 #include "enforce.h"
+#include "operations.h"
 #include "pool.h"
 #include "pool_internal.h"
 #include "pool_settings.h"
@@ -67,6 +68,7 @@ PwPool	   *PwLocalPools = NULL;
 
 static void client_authenticated(int client, const PwLogin *login);
 static void login_refused(const char *database, const char *role);
+static bool is_closed(const PwLogin *login, PwReport *why);
 static void cancel_requested(int32 pid, int32 key);
 static void client_closing(int client);
 static void refuse_too_many(int client);
@@ -76,7 +78,7 @@ static void slot_gone(int slot);
 static void slot_emptied(int pool);
 static void return_clients_of(int slot);
 static void requeue(int client, uint64 word);
-static PwPool *pool_find(Oid dboid, Oid roleoid);
+static PwPool *pool_find(const PwLogin *login);
 static PwPool *pool_create(const PwLogin *login, PwReport *why);
 static bool pool_open_set(PwPool *pool);
 static void pool_ready(void *arg, int ready);
@@ -135,6 +137,7 @@ pw_pool_init(void)
 	pw_queue_init();
 	pw_enforce_init();
 	pw_slot_life_init();
+	pw_operations_init();
 	pw_pool_size_init();
 }
 
@@ -154,6 +157,7 @@ pw_pool_work(void)
 		pw_client_close_leaver(client);
 	}
 	pw_pool_changes_work();
+	pw_operations_work();
 
 	for (int i = 0; i < PwControl->max_pools; i++)
 	{
@@ -192,12 +196,12 @@ client_authenticated(int client, const PwLogin *login)
 		return;
 	}
 	pw_pool_settings_refresh(false);
-	if (is_over_cap(login, &why))
+	if (is_closed(login, &why) || is_over_cap(login, &why))
 	{
 		(void) pw_client_refuse(client, &why);
 		return;
 	}
-	pool = pool_find(login->dboid, login->roleoid);
+	pool = pool_find(login);
 	if (pool == NULL)
 		pool = pool_create(login, &why);
 	else
@@ -233,6 +237,26 @@ refuse_too_many(int client)
 	.message = "sorry, too many clients already"};
 
 	(void) pw_client_refuse(client, &report);
+}
+
+/*
+ * Is the pool being drained?
+ */
+static bool
+is_closed(const PwLogin *login, PwReport *why)
+{
+	PwPool	   *pool = pool_find(login);
+	PwService	service = pool != NULL ? pw_pool_service(pool->shared) :
+	pw_operations_ordered(login->database, login->role);
+
+	if (service != PW_SERVICE_DRAINING)
+		return false;
+	memset(why, 0, sizeof(PwReport));
+	why->sqlstate = ERRCODE_CANNOT_CONNECT_NOW;
+	why->message = psprintf("connection pool \"%s/%s\" does not accept clients",
+							login->database, login->role);
+	why->hint = "An administrator has closed it with pool_drain(); pool_resume() opens it again.";
+	return true;
 }
 
 /*
@@ -285,31 +309,39 @@ login_refused(const char *database, const char *role)
 }
 
 /*
- * Cancel what a client is doing, if it is doing anything.
+ * Cancel what a client is doing.  False if it is not doing anything.
  *
  * The lock makes sure that the signal is on its way to the backend before the
  * slot can let go of this client; see detach_client() in attachment.c for how a
  * late one is kept from the next client.
  */
+bool
+pw_pool_cancel(int client)
+{
+	PwShmSlot  *slot;
+	uint64		word = pg_atomic_read_u64(&PwClients[client].word);
+	bool		is_running;
+
+	if (PW_WORD_STATE(word) != PW_CLIENT_ATTACHED)
+		return false;
+
+	slot = &PwSlots[PW_WORD_SLOT(word)];
+	LWLockAcquire(&slot->lock, LW_EXCLUSIVE);
+	is_running = slot->client == client && slot->alive &&
+		pg_atomic_read_u32(&slot->activity) == PW_SLOT_BUSY;
+	if (is_running)
+		pw_slot_signal(slot - PwSlots, SIGINT);
+	LWLockRelease(&slot->lock);
+	return is_running;
+}
+
 static void
 cancel_requested(int32 pid, int32 key)
 {
 	int			client = pw_client_find_by_key(pid, key);
-	PwShmSlot  *slot;
-	uint64		word;
 
-	if (client == PW_NONE)
-		return;
-	word = pg_atomic_read_u64(&PwClients[client].word);
-	if (PW_WORD_STATE(word) != PW_CLIENT_ATTACHED)
-		return;
-
-	slot = &PwSlots[PW_WORD_SLOT(word)];
-	LWLockAcquire(&slot->lock, LW_EXCLUSIVE);
-	if (slot->client == client && slot->alive &&
-		pg_atomic_read_u32(&slot->activity) == PW_SLOT_BUSY)
-		pw_slot_signal(slot - PwSlots, SIGINT);
-	LWLockRelease(&slot->lock);
+	if (client != PW_NONE)
+		(void) pw_pool_cancel(client);
 }
 
 /* A client is being closed. */
@@ -417,12 +449,17 @@ requeue(int client, uint64 word)
 }
 
 static PwPool *
-pool_find(Oid dboid, Oid roleoid)
+pool_find(const PwLogin *login)
 {
+	PwCatalogNames names = {.dboid = login->dboid,.roleoid = login->roleoid};
+
 	for (int i = 0; i < PwControl->max_pools; i++)
-		if (PwPools[i].in_use && PwPools[i].dboid == dboid && PwPools[i].roleoid == roleoid)
+		if (PwPools[i].in_use && PwPools[i].dboid == login->dboid &&
+			PwPools[i].roleoid == login->roleoid)
 			return &PwLocalPools[i];
-	return NULL;
+	namestrcpy(&names.database, login->database);
+	namestrcpy(&names.role, login->role);
+	return pw_pool_adopt(&names);
 }
 
 /*
@@ -453,9 +490,12 @@ pool_create(const PwLogin *login, PwReport *why)
 		pg_atomic_write_u32(&pool->shared->active, 0);
 		pg_atomic_write_u32(&pool->shared->peak_active, 0);
 		pg_atomic_write_u32(&pool->shared->alarm_at, PG_UINT32_MAX);
-		for (int limit = 0; limit < PW_NLIMITS; limit++)
+		for (int limit = 0; limit < PW_NENDS; limit++)
 			pg_atomic_write_u64(&pool->shared->enforced[limit], 0);
 		memset(&pool->shared->settings, 0, sizeof(PwPoolSettings));
+		pool->shared->service_since = pw_loop_now();
+		pg_atomic_write_u32(&pool->shared->service,
+							pw_operations_ordered(login->database, login->role));
 		if (!pool_open_set(pool))
 		{
 			why->sqlstate = ERRCODE_INSUFFICIENT_RESOURCES;
@@ -490,7 +530,7 @@ pool_create(const PwLogin *login, PwReport *why)
 PwPool *
 pw_pool_for_login(const PwLogin *login)
 {
-	PwPool	   *pool = pool_find(login->dboid, login->roleoid);
+	PwPool	   *pool = pool_find(login);
 	PwReport	why;
 
 	return pool != NULL ? pool : pool_create(login, &why);
@@ -584,6 +624,13 @@ void
 pw_pool_dispatch(PwPool *pool)
 {
 	pool->last_used_at = pw_loop_now();
+	if (pw_pool_service(pool->shared) != PW_SERVICE_OPEN)
+	{
+		/* nobody is served; but see who leaves, and tell those who wait */
+		pw_queue_begin(pool);
+		pw_pool_set_watched(pool, false);
+		return;
+	}
 	for (;;)
 	{
 		int			slot;

@@ -19,6 +19,12 @@
  * direct connection would see, which goes on until it ends.  But a pool that
  * kept its old slots for them would keep the old settings and rights as well.
  *
+ * A pool that is not OPEN is different: while it is paused its database may be
+ * replaced by another of the same name, and its clients are to go on in that.
+ * So nobody is refused, and when its clients are to be served again, or somebody
+ * logs in, it becomes the pool of what has its names by then.  Likewise with its
+ * role.
+ *
  * On a standby no backend executes such commands.  There we look whenever WAL
  * has been replayed, at most once per second.
  *
@@ -46,6 +52,8 @@ static bool ask_catalogs(PwPool *pool, PwReport *why);
 static void note_verdict(PwPool *pool, PwCatalogVerdict verdict, const PwReport *why);
 static void make_stale(PwPool *pool);
 static bool has_usable_slot(PwPool *pool);
+static PwPool *find_pool(Oid dboid, Oid roleoid);
+static void rebind(PwPool *pool, const PwCatalogNames *names);
 
 /*
  * Look at what backends have told us to look at; once per wakeup.
@@ -191,7 +199,7 @@ note_verdict(PwPool *pool, PwCatalogVerdict verdict, const PwReport *why)
 
 	pool->is_barred = verdict != PW_CATALOG_OK;
 	pool->is_gone = verdict == PW_CATALOG_GONE;
-	if (pool->is_gone)
+	if (pool->is_gone && pw_pool_service(shared) == PW_SERVICE_OPEN)
 	{
 		pool->prewarmed = false;
 		pool->min_slots = 0;
@@ -239,4 +247,76 @@ has_usable_slot(PwPool *pool)
 			pg_atomic_read_u32(&PwSlots[i].activity) != PW_SLOT_GONE)
 			return true;
 	return false;
+}
+
+/*
+ * Somebody logs in for whom there is no pool.  A pool that is not OPEN and has
+ * lost its database or role, and had the same names, takes the client up.
+ */
+PwPool *
+pw_pool_adopt(const PwCatalogNames *names)
+{
+	for (int i = 0; i < PwControl->max_pools; i++)
+	{
+		PwPool	   *pool = &PwLocalPools[i];
+		PwShmPool  *shared = pool->shared;
+
+		if (!shared->in_use || !pool->is_gone ||
+			pw_pool_service(shared) == PW_SERVICE_OPEN ||
+			strcmp(NameStr(shared->database), NameStr(names->database)) != 0 ||
+			strcmp(NameStr(shared->role), NameStr(names->role)) != 0)
+			continue;
+		rebind(pool, names);
+		return pool;
+	}
+	return NULL;
+}
+
+/*
+ * The clients of a pool are about to be served again.  If its database or role
+ * is gone, look for what has its names now.  If there is nothing, or it has a
+ * pool already, then these clients will be told what has been dropped.
+ */
+void
+pw_pool_find_again(PwPool *pool)
+{
+	PwShmPool  *shared = pool->shared;
+	PwCatalogNames names;
+	PwReport	why;
+
+	(void) ask_catalogs(pool, &why);
+	if (pool->is_gone &&
+		pw_catalog_find(NameStr(shared->database), NameStr(shared->role), &names, &why) &&
+		find_pool(names.dboid, names.roleoid) == NULL)
+		rebind(pool, &names);
+}
+
+static PwPool *
+find_pool(Oid dboid, Oid roleoid)
+{
+	for (int i = 0; i < PwControl->max_pools; i++)
+		if (PwPools[i].in_use && PwPools[i].dboid == dboid && PwPools[i].roleoid == roleoid)
+			return &PwLocalPools[i];
+	return NULL;
+}
+
+/*
+ * Make it the pool of another role or database.  Its slots are stale by that,
+ * if there are any left.
+ */
+static void
+rebind(PwPool *pool, const PwCatalogNames *names)
+{
+	PwReport	why;
+
+	ereport(LOG,
+			(errmsg("connection pool \"%s/%s\" goes on in what has these names now",
+					NameStr(names->database), NameStr(names->role))));
+	LWLockAcquire(&PwControl->lock, LW_EXCLUSIVE);
+	pool->shared->dboid = names->dboid;
+	pool->shared->roleoid = names->roleoid;
+	LWLockRelease(&PwControl->lock);
+	(void) ask_catalogs(pool, &why);
+	pw_pool_settings_refresh(false);
+	pw_pool_take_settings(pool);
 }

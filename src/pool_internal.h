@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * pool_internal.h
- *	  What pool.c, pool_size.c, slot_life.c, slot_failure.c, pool_changes.c and
- *	  queue.c share.  Nobody else includes this.
+ *	  What pool.c, operations.c, pool_size.c, slot_life.c, slot_failure.c,
+ *	  pool_changes.c and queue.c share.  Nobody else includes this.
  *
  * Runs in: pool worker.
  *
@@ -74,6 +74,7 @@ extern void pw_pool_retire(int slot);
 extern bool pw_pool_take_away_client(int slot);
 extern void pw_pool_hand_over(int slot, int client);
 extern void pw_pool_keep_counts(int slot);
+extern bool pw_pool_cancel(int client);
 
 /* in pool_size.c */
 extern void pw_pool_size_init(void);
@@ -107,12 +108,15 @@ extern void pw_slot_life_not_opened(PwPool *pool);
 extern void pw_pool_changes_work(void);
 extern void pw_pool_changes_tick(void);
 extern bool pw_pool_may_open(PwPool *pool);
+extern PwPool *pw_pool_adopt(const PwCatalogNames *names);
+extern void pw_pool_find_again(PwPool *pool);
 
 /* in queue.c */
 extern void pw_queue_init(void);
 extern void pw_queue_add(PwPool *pool, int client); /* enters the pool */
 extern void pw_queue_remove(PwPool *pool, int client);	/* is being closed */
 extern void pw_queue_begin(PwPool *pool);	/* ready clients, no idle slot */
+extern void pw_queue_restart(PwPool *pool); /* all waits begin now */
 extern void pw_queue_tidy(PwPool *pool);	/* once in a second */
 extern void pw_queue_close(PwPool *pool);
 

@@ -380,7 +380,8 @@ pw_pool_can_grow(PwPool *pool)
 	PwShmPool  *shared = pool->shared;
 	int			coming = coming_slots(pool);
 
-	return (coming == 0 || shared->waiting > coming) &&
+	return pw_pool_service(shared) == PW_SERVICE_OPEN &&
+		(coming == 0 || shared->waiting > coming) &&
 		pool->retry.expires_at == 0 &&
 		pool->growth.expires_at == 0 && !pool->wants_slot &&
 		pw_pool_usable_slots(pool) + shared->opening < pw_pool_slot_limit(pool);
@@ -437,6 +438,9 @@ open_slot(PwPool *pool, bool cold)
 	int			slot;
 	PwSlotFailure failure;
 
+	/* nobody is served, and its database may be about to be replaced */
+	if (pw_pool_service(pool->shared) != PW_SERVICE_OPEN)
+		return;
 	if (total_opening() >= pw_max_opening)
 	{
 		pool->wants_slot = true;

@@ -57,6 +57,9 @@
 /* looks in a row that find nobody, before we have ourselves called instead */
 #define QUIET_LOOKS 12
 
+/* the same while the pool is paused: then it is only for notices, ms */
+#define PAUSED_LOOK_MS 50
+
 /* after a look that was not possible, ms */
 #define LOOK_AGAIN_MS 1000
 
@@ -111,6 +114,8 @@ static TimestampTz *noticed = NULL;
 static void look(void *arg);
 static void look_failed(void *arg);
 static void arm_look(PwPool *pool, int ms);
+static int	next_look_ms(const PwLook *look);
+static bool is_paused(const PwLook *look);
 static bool open_set(PwPool *pool);
 static bool add_clients(PwPool *pool);
 static bool watch_client(PwPool *pool, int client, int operation);
@@ -170,6 +175,21 @@ arm_look(PwPool *pool, int ms)
 				 look, look_failed, pool);
 }
 
+/*
+ * The pool was paused.  That is no wait for a slot, and no reason to refuse
+ * anybody.
+ */
+void
+pw_queue_restart(PwPool *pool)
+{
+	int			index = pool->shared - PwPools;
+	TimestampTz now = GetCurrentTimestamp();
+
+	for (int i = 0; i < PwControl->max_clients; i++)
+		if (PwClients[i].pool == index && pw_client_waiting_since(&PwClients[i]) != 0)
+			PwClients[i].ready_since = now;
+}
+
 void
 pw_queue_tidy(PwPool *pool)
 {
@@ -208,7 +228,7 @@ look(void *arg)
 			return;
 		find_waiters(&look);
 		judge_waiters(&look);
-		arm_look(pool, look.refused < MAX_REFUSED ? LOOK_MS : 0);
+		arm_look(pool, next_look_ms(&look));
 		pool->quiet_looks = look.waiting > 0 ? 0 : pool->quiet_looks + 1;
 	}
 	pool->shared->waiting = look.waiting;
@@ -221,6 +241,20 @@ look(void *arg)
 		pw_timer_disarm(&pool->look);
 		pw_pool_set_watched(pool, true);
 	}
+}
+
+static int
+next_look_ms(const PwLook *look)
+{
+	if (look->refused >= MAX_REFUSED)
+		return 0;
+	return is_paused(look) ? PAUSED_LOOK_MS : LOOK_MS;
+}
+
+static bool
+is_paused(const PwLook *look)
+{
+	return pw_pool_service(look->pool->shared) != PW_SERVICE_OPEN;
 }
 
 /* The next look is on its way already. */
@@ -352,7 +386,7 @@ judge_waiters(PwLook *look)
 	int			limit = look->nwaiters;
 
 	if (pw_max_waiting >= 0 && look->nwaiters > pw_max_waiting &&
-		!slot_is_coming(look->pool))
+		!is_paused(look) && !slot_is_coming(look->pool))
 	{
 		qsort(waiters, look->nwaiters, sizeof(PwWaiter), compare_waiters);
 		limit = pw_max_waiting;
@@ -403,7 +437,7 @@ judge(PwLook *look, const PwWaiter *waiter, bool too_many)
 
 	if (look->refused >= MAX_REFUSED)
 		return true;
-	if (pw_queue_timeout > 0 && waited_ms >= pw_queue_timeout)
+	if (pw_queue_timeout > 0 && !is_paused(look) && waited_ms >= pw_queue_timeout)
 		return !refuse(look, waiter, "timed out waiting for a connection slot of pool");
 	if (too_many && waited_ms >= PATIENCE_MS)
 		return !refuse(look, waiter, "too many clients are waiting for a connection slot of pool");
@@ -456,7 +490,9 @@ notify(PwLook *look, const PwWaiter *waiter)
 	if (noticed[waiter->client] == waiter->since)
 		return;
 	describe(look);
-	report.message = name_pool(look->pool, "waiting for a connection slot of pool");
+	report.message = name_pool(look->pool, is_paused(look) ?
+							   "an administrator has paused connection pool" :
+							   "waiting for a connection slot of pool");
 	report.detail = look->detail;
 	if (pw_client_tell(waiter->client, waiter->since, &report))
 		noticed[waiter->client] = waiter->since;

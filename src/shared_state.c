@@ -110,6 +110,7 @@ const char *const pw_pin_reason_names[PW_PIN_NREASONS] = {
 	[PW_PIN_OTHER] = "other session state",
 	[PW_PIN_SESSION_SIZE] = "session size",
 	[PW_PIN_REQUESTED] = "requested by pool_pin()",
+	[PW_PIN_INPUT] = "unread commands",
 };
 
 static void shared_state_request(void);
@@ -241,6 +242,8 @@ init_control(void)
 	pg_atomic_init_u32(&PwControl->catalog_version, 1);
 	pg_atomic_init_u32(&PwControl->changed, 0);
 	ConditionVariableInit(&PwControl->slot_emptied);
+	pg_atomic_init_u32(&PwControl->mail, 0);
+	ConditionVariableInit(&PwControl->progress);
 	pg_atomic_init_u32(&PwControl->leavers, 0);
 	pg_atomic_init_u64(&PwControl->departures, 0);
 
@@ -267,7 +270,8 @@ init_entries(void)
 		pg_atomic_init_u32(&PwPools[i].active, 0);
 		pg_atomic_init_u32(&PwPools[i].peak_active, 0);
 		pg_atomic_init_u32(&PwPools[i].alarm_at, PG_UINT32_MAX);
-		for (int limit = 0; limit < PW_NLIMITS; limit++)
+		pg_atomic_init_u32(&PwPools[i].service, PW_SERVICE_OPEN);
+		for (int limit = 0; limit < PW_NENDS; limit++)
 			pg_atomic_init_u64(&PwPools[i].enforced[limit], 0);
 	}
 

@@ -48,7 +48,11 @@
  *	 of them ahead of another.
  *
  * - control->holds is under control->lock too; the backend that a hold is of
- *	 writes it.
+ *	 writes it.  So are control->requests, by whom they are of and the worker
+ *	 (mailbox.c), and control->orders, which the worker writes.
+ *
+ * - pool->service is the worker's; slots heed it between transactions: see
+ *	 operations.c.
  *
  * - No two of these locks are held at once, except slot->lock inside
  *	 control->lock.  Nobody allocates, waits, or raises an error under either;
@@ -175,9 +179,42 @@ typedef enum PwPinReason
 	PW_PIN_OTHER,				/* something that cannot be looked into */
 	PW_PIN_SESSION_SIZE,		/* larger than max_session_size */
 	PW_PIN_REQUESTED,			/* pool_pin() */
+	PW_PIN_INPUT,				/* it has sent more than one command, and the
+								 * pool is not OPEN */
 } PwPinReason;
 
-#define PW_PIN_NREASONS (PW_PIN_REQUESTED + 1)
+#define PW_PIN_NREASONS (PW_PIN_INPUT + 1)
+
+/* Are clients served?  What an administrator wants; see operations.c. */
+typedef enum PwService
+{
+	PW_SERVICE_OPEN,
+	PW_SERVICE_PAUSED,			/* not between their transactions; they wait */
+	PW_SERVICE_DRAINING,		/* likewise; they are sent away */
+} PwService;
+
+/* What an administrator can ask of the worker. */
+typedef enum PwOperation
+{
+	PW_OPERATION_PAUSE,
+	PW_OPERATION_RESUME,
+	PW_OPERATION_DRAIN,
+	PW_OPERATION_RECYCLE,
+	PW_OPERATION_DISCONNECT,
+	PW_OPERATION_CANCEL,
+} PwOperation;
+
+#define PW_NOPERATIONS (PW_OPERATION_CANCEL + 1)
+
+/* What comes of it. */
+typedef enum PwAnswer
+{
+	PW_ANSWER_PENDING,			/* none yet */
+	PW_ANSWER_DONE,
+	PW_ANSWER_NOBODY,			/* there is nobody to do it to */
+	PW_ANSWER_FULL,				/* too many orders in force */
+	PW_ANSWER_FAILED,			/* an error was raised, and logged */
+} PwAnswer;
 
 /* Why a slot is to end.  Texts are in pw_retire_reason_names[]. */
 typedef enum PwRetireReason
@@ -369,13 +406,17 @@ typedef struct PwShmPool
 	pg_atomic_uint32 poked;
 	/* clients in the epoll set, as a hint: 0 saves a look */
 	pg_atomic_uint32 parked;
-	/* commands cancelled and clients ended, by PwTimeLimit */
-	pg_atomic_uint64 enforced[PW_NLIMITS];
+	/* commands cancelled and clients ended, by PwTimeLimit and beyond */
+	pg_atomic_uint64 enforced[PW_NENDS];
 	/* slots in BUSY or PINNED, and the most there ever were */
 	pg_atomic_uint32 active;
 	pg_atomic_uint32 peak_active;
 	/* wake the worker, once, when so many are active; see pool_size.c */
 	pg_atomic_uint32 alarm_at;
+
+	/* PwService, and since when; or since when there is the pool */
+	pg_atomic_uint32 service;
+	TimestampTz service_since;
 } PwShmPool;
 
 /*
@@ -390,6 +431,47 @@ typedef struct PwShmHold
 	int			pid;			/* 0 if the entry is free */
 	Oid			dboid;
 } PwShmHold;
+
+/*
+ * Some pools by name, also such as do not exist yet.  An empty name stands for
+ * all.
+ */
+typedef struct PwSelection
+{
+	NameData	database;
+	NameData	role;
+} PwSelection;
+
+/* What an administrator asks for, and who it is. */
+typedef struct PwRequest
+{
+	PwOperation operation;
+	PwSelection pools;			/* of operations on pools */
+	uint64		client;			/* of operations on a client */
+	int			pid;
+	NameData	role;
+} PwRequest;
+
+/* A request on its way; see mailbox.c. */
+#define PW_MAX_REQUESTS 8
+
+typedef struct PwShmRequest
+{
+	uint64		serial;			/* in the order of asking; 0 if free */
+	bool		taken;			/* by the worker */
+	PwAnswer	answer;
+	PwRequest	request;
+} PwShmRequest;
+
+/* What pools that match are to do from their first client on. */
+#define PW_MAX_ORDERS 32
+
+typedef struct PwShmOrder
+{
+	PwSelection pools;
+	PwService	service;
+	TimestampTz since;
+} PwShmOrder;
 
 /*
  * The last departures, for slots to drop their copies of the descriptors.
@@ -411,6 +493,10 @@ typedef struct PwShmControl
 	bool		worker_connecting;	/* to its database; remains set if it
 									 * failed */
 	PwShmHold	holds[PW_MAX_HOLDS];
+	PwShmRequest requests[PW_MAX_REQUESTS];
+	uint64		last_request;	/* serial number */
+	PwShmOrder	orders[PW_MAX_ORDERS];	/* a later one goes first */
+	int			norders;
 
 	/* grows whenever something of roles or databases has changed */
 	pg_atomic_uint32 catalog_version;
@@ -418,6 +504,11 @@ typedef struct PwShmControl
 	pg_atomic_uint32 changed;
 	/* signalled whenever a slot becomes EMPTY */
 	ConditionVariable slot_emptied;
+
+	/* there are requests; the worker clears it */
+	pg_atomic_uint32 mail;
+	/* signalled when one is answered, and while one may be making progress */
+	ConditionVariable progress;
 
 	/* written by the worker at its start, read by anyone */
 	int			fd_base;		/* client i has descriptor fd_base + i */
@@ -464,6 +555,23 @@ static inline bool
 pw_slot_is_ending(const PwShmSlot *slot, PwShmPool *pool)
 {
 	return slot->leaving || pw_slot_is_stale(slot, pool);
+}
+
+static inline PwService
+pw_pool_service(PwShmPool *pool)
+{
+	return (PwService) pg_atomic_read_u32(&pool->service);
+}
+
+/* Is a pool of these names, or a narrower selection, one of these? */
+static inline bool
+pw_selection_covers(const PwSelection *selection, const NameData *database,
+					const NameData *role)
+{
+	return (NameStr(selection->database)[0] == '\0' ||
+			strcmp(NameStr(selection->database), NameStr(*database)) == 0) &&
+		(NameStr(selection->role)[0] == '\0' ||
+		 strcmp(NameStr(selection->role), NameStr(*role)) == 0);
 }
 
 extern const char *const pw_pin_reason_names[PW_PIN_NREASONS];

@@ -159,7 +159,7 @@ refuse_waiting(PwPool *pool, const PwSlotFailure *failure)
 {
 	PwReport	report = {.sqlstate = ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION};
 
-	if (pool->shared->slots > 0)
+	if (pool->shared->slots > 0 || pw_pool_service(pool->shared) != PW_SERVICE_OPEN)
 		return;
 	report.message = psprintf("the connection pool could not open a connection to database \"%s\" as role \"%s\"",
 							  NameStr(pool->shared->database), NameStr(pool->shared->role));

@@ -23,6 +23,20 @@
  * worker watches the queue, with a full barrier between; see the header of
  * pool.c for its half.
  *
+ * A pool that is paused
+ * ---------------------
+ *
+ * Between transactions we look at pool->service before we read a command, and
+ * hold our client if it is not OPEN: one that nothing pins is parked, and from
+ * one that is pinned we read nothing until we are woken.
+ *
+ * An administrator who waits for the end of all transactions must not overlook
+ * us.  The worker stores PAUSED, and then somebody looks whether we are BUSY or
+ * in a transaction; we store BUSY, and then look at pool->service.  Both have a
+ * full barrier between.  So either we see that the pool is paused, or we are
+ * seen, and waited for.  In the same way, when we have stored that we are not
+ * BUSY any more, we look whether there is somebody to be told.
+ *
  * Errors
  * ------
  *
@@ -69,6 +83,7 @@ static bool counted_active = false;
 
 static void tell_worker(void);
 static void declare(PwSlotActivity activity, PwPinReason reason);
+static bool is_keeping(PwPinReason reason);
 static bool undeclare(void);
 static bool take_assignment(void);
 static void await_decision(void);
@@ -93,11 +108,13 @@ pw_wait_for_work(PwPinReason reason)
 	declare(reason == PW_PIN_NONE ? PW_SLOT_IDLE : PW_SLOT_PINNED, reason);
 	for (;;)
 	{
+		bool		keeping = is_keeping(reason);
+		WaitEventSet *set = keeping ? PwSelf.home_set : FeBeWaitSet;
 		WaitEvent	event;
 
 		if (take_assignment())
 			return;
-		if (pw_clock_passed() != PW_NO_LIMIT)
+		if (pw_clock_passed() != PW_NO_LIMIT || (reason == PW_PIN_INPUT && !keeping))
 		{
 			if (undeclare())
 				return;
@@ -111,8 +128,8 @@ pw_wait_for_work(PwPinReason reason)
 			await_decision();
 			continue;
 		}
-		ModifyWaitEvent(FeBeWaitSet, FeBeWaitSetSocketPos, WL_SOCKET_READABLE, NULL);
-		if (WaitEventSetWait(FeBeWaitSet, PwSelf.worker_unaware ? UNAWARE_MS : -1,
+		ModifyWaitEvent(set, FeBeWaitSetSocketPos, WL_SOCKET_READABLE, NULL);
+		if (WaitEventSetWait(set, PwSelf.worker_unaware ? UNAWARE_MS : -1,
 							 &event, 1, WAIT_EVENT_CLIENT_READ) == 0)
 		{
 			tell_worker();
@@ -131,17 +148,29 @@ pw_wait_for_work(PwPinReason reason)
 				pw_descriptors_drop_departed();
 			continue;
 		}
-		if (PwSelf.client == PW_NONE)
+		if (PwSelf.client == PW_NONE || keeping)
 		{
 			/* from the worker: a descriptor, or the end */
 			if (!pw_descriptors_receive())
+			{
+				pw_check_worker();
 				pw_retire();
+			}
 			continue;
 		}
 		if (undeclare())
 			return;
 		await_decision();
 	}
+}
+
+/*
+ * Do we keep a client from which nothing is to be read?
+ */
+static bool
+is_keeping(PwPinReason reason)
+{
+	return reason != PW_PIN_NONE && PwSelf.client != PW_NONE && pw_is_held();
 }
 
 /*
@@ -185,8 +214,9 @@ declare(PwSlotActivity activity, PwPinReason reason)
 
 	/* under debug_always_switch the worker may count on us to be idle soon */
 	(void) pg_atomic_exchange_u32(&PwSelf.slot->activity, activity);
-	if ((activity == PW_SLOT_IDLE || pw_debug_always_switch) &&
-		pg_atomic_read_u32(&PwSelf.pool->watched) == 0)
+	if (((activity == PW_SLOT_IDLE || pw_debug_always_switch) &&
+		 pg_atomic_read_u32(&PwSelf.pool->watched) == 0) ||
+		pw_pool_service(PwSelf.pool) != PW_SERVICE_OPEN)
 	{
 		pg_atomic_write_u32(&PwSelf.pool->poked, 1);
 		pw_wake_worker();
@@ -203,8 +233,10 @@ pw_note_pin(PwPinReason reason)
 {
 	PwShmClient *client;
 
-	if (reason != PW_PIN_TRANSACTION)
-		PwSelf.slot->session_pin = reason == PW_PIN_SESSION_MODE ? PW_PIN_NONE : reason;
+	if (reason == PW_PIN_SESSION_MODE || reason == PW_PIN_INPUT)
+		PwSelf.slot->session_pin = PW_PIN_NONE;
+	else if (reason != PW_PIN_TRANSACTION)
+		PwSelf.slot->session_pin = reason;
 	PwSelf.slot->pin_reason = reason;
 	if (PwSelf.client == PW_NONE)
 		return;
@@ -384,6 +416,15 @@ pw_check_worker(void)
 	ereport(FATAL,
 			(errcode(ERRCODE_ADMIN_SHUTDOWN),
 			 errmsg("terminating connection because the connection pool was restarted")));
+}
+
+bool
+pw_is_held(void)
+{
+	if (PwSelf.transaction_status != 'I')
+		return false;
+	pg_memory_barrier();
+	return pw_pool_service(PwSelf.pool) != PW_SERVICE_OPEN;
 }
 
 /*

@@ -58,6 +58,13 @@ extern void pw_check_ending(void);
 extern void pw_heed_recovery(void);
 
 /*
+ * Is our client between transactions while its pool is not OPEN?  Then its next
+ * command must not be read.  To be asked while our activity says that we are
+ * BUSY, or after we have stored that.
+ */
+extern bool pw_is_held(void);
+
+/*
  * The worker opens one slot at a time, and looks at the queue again when the
  * new slot says that it is idle.  To be called when a slot finds work without
  * that; tells the worker the first time.

@@ -37,6 +37,7 @@
 #include "metrics.h"
 #include "settings.h"
 #include "shared_state.h"
+#include "sql_api.h"
 
 /* no function returns more columns than this */
 #define MAX_COLUMNS 64
@@ -82,7 +83,6 @@ PG_FUNCTION_INFO_V1(pool_worker_clients_1_0);
 PG_FUNCTION_INFO_V1(pool_worker_check_1_0);
 PG_FUNCTION_INFO_V1(pool_worker_settings_1_0);
 
-static void require_preload(void);
 static char *preload_line(void);
 static bool copy_slot(int index, SlotCopy *copy);
 static void emit_slot(ReturnSetInfo *rsinfo, int index, SlotCopy *copy);
@@ -123,7 +123,7 @@ pool_worker_status_1_0(PG_FUNCTION_ARGS)
 	PwPoolSample *pools;
 	int			npools;
 
-	require_preload();
+	pw_require_preload();
 	InitMaterializedSRF(fcinfo, 0);
 
 	pools = pw_metrics_sample_pools(&npools);
@@ -150,7 +150,7 @@ pool_worker_slots_1_0(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 
-	require_preload();
+	pw_require_preload();
 	InitMaterializedSRF(fcinfo, 0);
 
 	for (int i = 0; i < PwControl->max_slots; i++)
@@ -173,7 +173,7 @@ pool_worker_clients_1_0(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 
-	require_preload();
+	pw_require_preload();
 	InitMaterializedSRF(fcinfo, 0);
 
 	for (int i = 0; i < PwControl->max_clients; i++)
@@ -194,7 +194,7 @@ pool_worker_clients_1_0(PG_FUNCTION_ARGS)
 Datum
 pool_worker_check_1_0(PG_FUNCTION_ARGS)
 {
-	require_preload();
+	pw_require_preload();
 	InitMaterializedSRF(fcinfo, 0);
 
 	pw_doctor_run((ReturnSetInfo *) fcinfo->resultinfo);
@@ -209,7 +209,7 @@ pool_worker_settings_1_0(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 
-	require_preload();
+	pw_require_preload();
 	InitMaterializedSRF(fcinfo, 0);
 
 	for (int i = 0; i < PwControl->max_pools; i++)
@@ -226,11 +226,8 @@ pool_worker_settings_1_0(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
-/*
- * Raise an error unless the postmaster has loaded us.
- */
-static void
-require_preload(void)
+void
+pw_require_preload(void)
 {
 	if (PwControl != NULL)
 		return;

@@ -28,7 +28,10 @@ const PwTimeLimitInfo pw_time_limits[] = {
 	[PW_LIMIT_CLIENT_IDLE] = {
 		LIMIT(client_idle_timeout), ERRCODE_IDLE_SESSION_TIMEOUT, true
 	},
+	[PW_LIMIT_ADMINISTRATOR] = {
+		"administrator command", 0, ERRCODE_ADMIN_SHUTDOWN, true
+	},
 };
 
-StaticAssertDecl(lengthof(pw_time_limits) == PW_NLIMITS,
+StaticAssertDecl(lengthof(pw_time_limits) == PW_NENDS,
 				 "every limit needs a row in pw_time_limits");

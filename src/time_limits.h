@@ -27,18 +27,26 @@ typedef enum PwTimeLimit
 
 #define PW_NLIMITS (PW_LIMIT_CLIENT_IDLE + 1)
 
+/*
+ * What ends a client is said in the same way when it is no limit of time, but
+ * an administrator: see operations.c.  A command that is answered just in time
+ * makes no difference then.
+ */
+#define PW_LIMIT_ADMINISTRATOR PW_NLIMITS
+#define PW_NENDS (PW_LIMIT_ADMINISTRATOR + 1)
+
 /* "no limit has passed" */
-#define PW_NO_LIMIT PW_NLIMITS
+#define PW_NO_LIMIT PW_NENDS
 
 typedef struct PwTimeLimitInfo
 {
-	const char *name;			/* of the setting */
+	const char *name;			/* of the setting, or who it is */
 	size_t		offset;			/* of its value, ms, in PwPoolSettings */
 	int			sqlstate;		/* of the error, unless connecting directly */
 	bool		ends_client;	/* a FATAL error that ends the connection */
 } PwTimeLimitInfo;
 
-extern const PwTimeLimitInfo pw_time_limits[PW_NLIMITS];
+extern const PwTimeLimitInfo pw_time_limits[PW_NENDS];
 
 /* What a limit is in a pool: ms, 0 is never. */
 static inline int
