@@ -35,6 +35,12 @@
  */
 #define FILES_BESIDE_CLIENTS 200
 
+/*
+ * How long a pool may be paused before that looks like an oversight, if
+ * queue_timeout does not say, ms.
+ */
+#define LONG_PAUSE_MS (60 * 1000)
+
 /* no query of ours has more parameters */
 #define MAX_ARGUMENTS 4
 
@@ -73,6 +79,11 @@ static void check_max_connections(Doctor *doctor);
 static int	reserved_connections(void);
 static void check_open_files(Doctor *doctor);
 static void check_slot_login(Doctor *doctor);
+static void check_stopped(Doctor *doctor);
+static bool has_stopped_pool(Doctor *doctor, const PwShmOrder *order);
+static void report_stopped(Doctor *doctor, const char *database, const char *role,
+						   PwService service, TimestampTz since, const char *detail);
+static bool is_forgotten(TimestampTz since);
 static void check_hba_errors(Doctor *doctor);
 static void check_hba_host_names(Doctor *doctor);
 static void check_hba_slots(Doctor *doctor);
@@ -96,6 +107,7 @@ static const Check checks[] = {
 	{"max_connections", check_max_connections, false},
 	{"open files", check_open_files, false},
 	{"slot login", check_slot_login, false},
+	{"stopped pools", check_stopped, false},
 	{"pg_hba.conf", check_hba_errors, true},
 	{"pg_hba.conf host names", check_hba_host_names, true},
 	{"pg_hba.conf slots", check_hba_slots, true},
@@ -346,7 +358,7 @@ check_slot_login(Doctor *doctor)
 		const char *database = NameStr(pool->database);
 		const char *role = NameStr(pool->role);
 
-		if (pool->health != PW_POOL_FAILING)
+		if (pool->last_error[0] == '\0')
 			report(doctor, VERDICT_OK,
 				   psprintf("Database \"%s\", role \"%s\": slots open: %d.",
 							database, role, (int) pool->value[PW_POOL_SLOTS]),
@@ -361,6 +373,76 @@ check_slot_login(Doctor *doctor)
 
 	if (doctor->npools == 0)
 		report(doctor, VERDICT_OK, "There is no pool yet.", NULL);
+}
+
+/*
+ * Check: has somebody forgotten pool_resume()?  One row for each pool that is
+ * paused or being drained, and for each order that is about no pool yet.
+ */
+static void
+check_stopped(Doctor *doctor)
+{
+	int			nstopped = 0;
+
+	for (int i = 0; i < doctor->npools; i++)
+	{
+		PwPoolSample *pool = &doctor->pools[i];
+
+		if (pool->service == PW_SERVICE_OPEN)
+			continue;
+		report_stopped(doctor, NameStr(pool->database), NameStr(pool->role),
+					   pool->service, pool->service_since,
+					   psprintf("Clients: %d, waiting: %d.",
+								(int) pool->value[PW_POOL_CLIENTS],
+								(int) pool->value[PW_POOL_WAITING]));
+		nstopped++;
+	}
+	for (int i = 0; i < doctor->control->norders; i++)
+	{
+		PwShmOrder *order = &doctor->control->orders[i];
+
+		if (order->service == PW_SERVICE_OPEN || has_stopped_pool(doctor, order))
+			continue;
+		report_stopped(doctor, NameStr(order->pools.database), NameStr(order->pools.role),
+					   order->service, order->since, "There is no pool yet.");
+		nstopped++;
+	}
+	if (nstopped == 0)
+		report(doctor, VERDICT_OK, "No pool is paused or being drained.", NULL);
+}
+
+/* Is one of the pools that this order is about paused or being drained? */
+static bool
+has_stopped_pool(Doctor *doctor, const PwShmOrder *order)
+{
+	for (int i = 0; i < doctor->npools; i++)
+		if (doctor->pools[i].service != PW_SERVICE_OPEN &&
+			pw_selection_covers(&order->pools, &doctor->pools[i].database,
+								&doctor->pools[i].role))
+			return true;
+	return false;
+}
+
+/* An empty name stands for all. */
+static void
+report_stopped(Doctor *doctor, const char *database, const char *role,
+			   PwService service, TimestampTz since, const char *detail)
+{
+	report(doctor, is_forgotten(since) ? VERDICT_BAD : VERDICT_OK,
+		   psprintf("Database %s, role %s: %s since %s.  %s",
+					database[0] ? psprintf("\"%s\"", database) : "any",
+					role[0] ? psprintf("\"%s\"", role) : "any",
+					service == PW_SERVICE_PAUSED ? "paused" : "draining",
+					timestamptz_to_str(since), detail),
+		   "pool_resume() ends that.");
+}
+
+/* A client would have waited for so long, at most. */
+static bool
+is_forgotten(TimestampTz since)
+{
+	return TimestampDifferenceExceeds(since, GetCurrentTimestamp(),
+									  pw_queue_timeout > 0 ? pw_queue_timeout : LONG_PAUSE_MS);
 }
 
 /*
