@@ -81,7 +81,7 @@ override with_llvm = no
 # Lists of tests; dev/check_lists compares them with the files.  All need a
 # server with shared_preload_libraries = 'pool_worker': see CONTRIBUTING.md,
 # "Running the tests".
-REGRESS = install settings privileges status
+REGRESS = install settings privileges status operations
 ISOLATION = cancel_race pin_temp_table service_order
 TAP_TESTS = 1
 UNIT_TESTS = $(patsubst t/unit/%.c,%,$(sort $(wildcard t/unit/*_test.c)))

@@ -11,7 +11,7 @@ FROM pg_proc p
 JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
 JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass
                    AND d.refobjid = e.oid
-CROSS JOIN unnest(p.proargnames, p.proallargtypes)
+CROSS JOIN unnest(p.proargnames, coalesce(p.proallargtypes, p.proargtypes::oid[]))
            WITH ORDINALITY AS c(name, type, n)
 WHERE e.extname = 'pool_worker'
 ORDER BY p.proname, c.n;

@@ -261,7 +261,7 @@ log_request(const PwRequest *request, const char *what, int npools)
 	ereport(LOG,
 			(errmsg("connection pools %s by role \"%s\", process %d", what,
 					NameStr(request->role), request->pid),
-			 errdetail("Database %s, role %s: %d pools at present.",
+			 errdetail("Database %s, role %s.  Pools at present: %d.",
 					   database[0] ? psprintf("\"%s\"", database) : "any",
 					   role[0] ? psprintf("\"%s\"", role) : "any", npools)));
 }

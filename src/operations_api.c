@@ -169,7 +169,7 @@ operate_on_pools(FunctionCallInfo fcinfo, PwOperation operation)
 		ereport(NOTICE,
 				(errmsg("there is no such connection pool at present"),
 				 info->needs_names ?
-				 errdetail("It is remembered for pools that clients will need.") : 0));
+				 errdetail("It is remembered for pools that are made later.") : 0));
 	else if (timeout > 0)
 		await_end(&request, timeout);
 
