@@ -6,6 +6,7 @@ CREATE EXTENSION pool_worker;
 \dx+ pool_worker
 
 -- the functions, column by column
+\a
 SELECT p.proname AS function, c.n, c.name, c.type::regtype
 FROM pg_proc p
 JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
@@ -15,6 +16,7 @@ CROSS JOIN unnest(p.proargnames, coalesce(p.proallargtypes, p.proargtypes::oid[]
            WITH ORDINALITY AS c(name, type, n)
 WHERE e.extname = 'pool_worker'
 ORDER BY p.proname, c.n;
+\a
 
 -- the ones nobody has described: expect none
 SELECT p.proname
