@@ -291,12 +291,13 @@ count_due(PwPool *pool)
 	return n;
 }
 
-/* Would the pool miss one of its slots? */
+/* Would the pool miss one of its slots?  Not while it serves nobody. */
 static bool
 is_missed(PwPool *pool)
 {
 	int			slots = pw_pool_usable_slots(pool);
 
-	return slots <= pool->min_slots ||
-		(pool->shared->clients > 0 && slots <= pw_pool_slot_limit(pool));
+	return pw_pool_service(pool->shared) == PW_SERVICE_OPEN &&
+		(slots <= pool->min_slots ||
+		 (pool->shared->clients > 0 && slots <= pw_pool_slot_limit(pool)));
 }
