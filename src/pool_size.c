@@ -144,7 +144,7 @@ pw_pool_take_settings(PwPool *pool)
 	if (pw_pool_settings_resolve(pool->shared->dboid, pool->shared->roleoid, settings))
 		pw_enforce_reschedule();
 	pool->shared->pool_size = settings->pool_size;
-	pool->shared->max_pinned = pw_max_pinned < 0 ? settings->pool_size : pw_max_pinned;
+	pool->shared->max_pinned = settings->max_pinned < 0 ? settings->pool_size : settings->max_pinned;
 	pool->min_slots = pool->is_gone ? 0 : Min(settings->min_pool_size, settings->pool_size);
 	if (pool->prewarmed)
 		pool->min_slots = Max(pool->min_slots, 1);

@@ -384,12 +384,13 @@ static void
 judge_waiters(PwLook *look)
 {
 	int			limit = look->nwaiters;
+	int			max_waiting = look->pool->shared->settings.max_waiting;
 
-	if (pw_max_waiting >= 0 && look->nwaiters > pw_max_waiting &&
+	if (max_waiting >= 0 && look->nwaiters > max_waiting &&
 		!is_paused(look) && !slot_is_coming(look->pool))
 	{
 		qsort(waiters, look->nwaiters, sizeof(PwWaiter), compare_waiters);
-		limit = pw_max_waiting;
+		limit = max_waiting;
 	}
 	for (int i = 0; i < look->nwaiters; i++)
 	{
@@ -434,14 +435,15 @@ static bool
 judge(PwLook *look, const PwWaiter *waiter, bool too_many)
 {
 	int64		waited_ms = (look->now - waiter->since) / 1000;
+	const PwPoolSettings *settings = &look->pool->shared->settings;
 
 	if (look->refused >= MAX_REFUSED)
 		return true;
-	if (pw_queue_timeout > 0 && !is_paused(look) && waited_ms >= pw_queue_timeout)
+	if (settings->queue_timeout > 0 && !is_paused(look) && waited_ms >= settings->queue_timeout)
 		return !refuse(look, waiter, "timed out waiting for a connection slot of pool");
 	if (too_many && waited_ms >= PATIENCE_MS)
 		return !refuse(look, waiter, "too many clients are waiting for a connection slot of pool");
-	if (pw_queue_notice_after > 0 && waited_ms >= pw_queue_notice_after)
+	if (settings->queue_notice_after > 0 && waited_ms >= settings->queue_notice_after)
 		notify(look, waiter);
 	return true;
 }

@@ -118,11 +118,15 @@ const PwPoolSettingInfo pw_pool_setting_info[] = {
 	ROW(client_idle_timeout),
 	ROW(idle_in_transaction_timeout),
 	ROW(log_min_duration),
+	ROW(max_pinned),
 	ROW(max_pool_clients),
+	ROW(max_waiting),
 	ROW(min_idle),
 	ROW(min_pool_size),
 	ROW(pool_mode),
 	ROW(pool_size),
+	ROW(queue_notice_after),
+	ROW(queue_timeout),
 	ROW(slot_idle_timeout),
 	ROW(slot_lifetime),
 	ROW(slot_max_memory),
@@ -234,9 +238,9 @@ define_pool_settings(void)
 							&pw_max_pinned,
 							-1,
 							-1, MAX_POOL_SIZE,
-							PGC_SIGHUP,
+							PGC_SUSET,
 							0,
-							NULL, NULL, NULL);
+							refuse_session, NULL, NULL);
 
 	DefineCustomIntVariable("pool_worker.max_pool_clients",
 							"Sets the maximum number of clients of a database, of a role, or of one pool.",
@@ -444,9 +448,9 @@ define_waiting_settings(void)
 							&pw_max_waiting,
 							-1,
 							-1, MAX_CONNECTIONS_LIMIT,
-							PGC_SIGHUP,
+							PGC_SUSET,
 							0,
-							NULL, NULL, NULL);
+							refuse_session, NULL, NULL);
 
 	DefineCustomIntVariable("pool_worker.queue_notice_after",
 							"Sets the time after which a client that waits for a slot is told so.",
@@ -454,9 +458,9 @@ define_waiting_settings(void)
 							&pw_queue_notice_after,
 							5000,
 							0, INT_MAX,
-							PGC_SIGHUP,
+							PGC_SUSET,
 							GUC_UNIT_MS,
-							NULL, NULL, NULL);
+							refuse_session, NULL, NULL);
 
 	DefineCustomIntVariable("pool_worker.queue_timeout",
 							"Sets the maximum time a client may wait for a slot.",
@@ -464,9 +468,9 @@ define_waiting_settings(void)
 							&pw_queue_timeout,
 							30 * 1000,
 							0, INT_MAX,
-							PGC_SIGHUP,
+							PGC_SUSET,
 							GUC_UNIT_MS,
-							NULL, NULL, NULL);
+							refuse_session, NULL, NULL);
 }
 
 /*

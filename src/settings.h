@@ -28,7 +28,7 @@ typedef enum PwEnforceOn
 } PwEnforceOn;
 
 /* How many settings may differ from pool to pool. */
-#define PW_POOL_NSETTINGS 14
+#define PW_POOL_NSETTINGS 18
 
 /*
  * What may differ from pool to pool; see pool_settings.h for what is in force.
@@ -40,11 +40,15 @@ typedef struct PwPoolSettings
 	int			client_idle_timeout;	/* ms, 0 is never */
 	int			idle_in_transaction_timeout;	/* ms, 0 is never */
 	int			log_min_duration;	/* ms, -1 is never */
+	int			max_pinned;		/* -1: pool_size */
 	int			max_pool_clients;	/* -1 is no limit */
+	int			max_waiting;	/* -1 is no limit */
 	int			min_idle;
 	int			min_pool_size;
 	int			pool_mode;		/* PwPoolMode */
 	int			pool_size;
+	int			queue_notice_after; /* ms, 0 is never */
+	int			queue_timeout;	/* ms, 0 is never */
 	int			slot_idle_timeout;	/* s, 0 is never */
 	int			slot_lifetime;	/* s, 0 is for ever */
 	int			slot_max_memory;	/* kB, 0 is no limit */
@@ -82,11 +86,15 @@ extern int	pw_max_clients;
 extern int	pw_client_idle_timeout;
 extern int	pw_idle_in_transaction_timeout;
 extern int	pw_log_min_duration;
+extern int	pw_max_pinned;
 extern int	pw_max_pool_clients;
+extern int	pw_max_waiting;
 extern int	pw_min_idle;
 extern int	pw_min_pool_size;
 extern int	pw_pool_mode;
 extern int	pw_pool_size;
+extern int	pw_queue_notice_after;
+extern int	pw_queue_timeout;
 extern int	pw_slot_idle_timeout;
 extern int	pw_slot_lifetime;
 extern int	pw_slot_max_memory;
@@ -95,7 +103,6 @@ extern int	pw_statement_timeout;
 extern int	pw_transaction_timeout;
 
 /* pools and slots */
-extern int	pw_max_pinned;		/* -1: pool_size */
 extern char *pw_prewarm;		/* list of database/role */
 extern int	pw_max_slots;		/* -1: derived from max_connections */
 extern int	pw_max_pools;
@@ -105,11 +112,6 @@ extern int	pw_health_check_interval;	/* ms, 0 is never */
 extern int	pw_health_check_timeout;	/* ms */
 extern int	pw_max_session_size;	/* kB */
 extern int	pw_statement_cache_size;	/* plan sources per slot */
-
-/* waiting for a slot */
-extern int	pw_max_waiting;		/* -1: no limit */
-extern int	pw_queue_notice_after;	/* ms, 0 is never */
-extern int	pw_queue_timeout;	/* ms, 0 is never */
 
 /* whom the time limits are for */
 extern int	pw_enforce_on;		/* PwEnforceOn */

@@ -581,6 +581,23 @@ note 'slow statements';
 		$logged,
 		'... a slow statement is logged');
 	$node->not_logged(qr/not logged/, $logged, '... and none before');
+
+	# a client that has waited for the slot
+	my $other = $node->client(user => $role, application_name => 'late');
+	my $logged_late =
+	  qr/<late> LOG:  pool client \d+: duration: 1\d\d\.\d+ ms  wait: (\d+)\.\d+ ms /;
+	$client->val('BEGIN');
+	$other->send(query('SELECT pg_sleep(0.1)'));
+	$node->soon(
+		"SELECT waiting_for > 50 FROM pool_status() WHERE role = '$role'",
+		't', '... one waits for the slot');
+	$client->val('COMMIT');
+	$other->answer;
+	$node->logged($logged_late, $logged, '... it is logged');
+	my ($wait) = $node->log_since($logged) =~ $logged_late;
+	cmp_ok($wait // 0, '>=', 50, '... with its wait');
+	$other->terminate;
+
 	my $too_fast =
 	  $node->log_since($logged) =~ /duration: ([\d.]+) ms .*'too fast'/;
 	ok(!$too_fast || $1 >= 100, '... and none that is faster');

@@ -133,6 +133,33 @@ note 'they take effect';
 	$node->value('ALTER ROLE bob RESET ALL');
 }
 
+note 'what is promised to those who wait';
+{
+	my @pools = map { { user => $_, database => 'd2' } } qw(alice bob);
+
+	$node->value("ALTER ROLE ALL $alter 1");
+	$node->value('ALTER ROLE alice RESET pool_worker.pool_mode');
+	$node->value(q{ALTER ROLE alice SET pool_worker.queue_timeout = '100ms'});
+	$node->value(
+		q{ALTER ROLE bob SET pool_worker.queue_notice_after = '100ms'});
+
+	my @busy    = map { $node->client(%$_) } @pools;
+	my @waiting = map { $node->client(%$_) } @pools;
+
+	$_->val('BEGIN') foreach @busy;
+	$_->send(PoolWorker::Wire::msg_query(q{SELECT 'served'}))
+	  foreach @waiting;
+	my $answer = $waiting[0]->answer;
+	is($answer->{error}{C}, '53300', 'queue_timeout of one role');
+	my $message = $waiting[1]->read;
+	is($message->[0], 'N', '... the other one waits, and has its notice');
+	$_->val('COMMIT') foreach @busy;
+	is(PoolWorker::Wire::text($waiting[1]->answer),
+		'served', '... until it is served');
+	$_->terminate foreach @busy, $waiting[1];
+	$node->value("ALTER ROLE $_ RESET ALL") foreach qw(ALL alice bob);
+}
+
 note 'the database that the worker is connected to';
 {
 	my $worker = $node->worker_pid;
