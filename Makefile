@@ -56,6 +56,7 @@ OBJS = \
 	src/startup_settings.o \
 	src/statement_cache.o \
 	src/time_limits.o \
+	src/waiting_command.o \
 	src/worker.o
 PGFILEDESC = "pool_worker - connection pool inside the server"
 

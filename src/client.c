@@ -97,8 +97,6 @@ static bool client_feed(int client, const char *data, size_t len);
 static bool client_send(int client);
 static void finish_admission(int client);
 static void end_admission(PwClient *local);
-static void release(int client);
-static bool has_unsent_output(int client);
 static bool try_close(int client, uint64 word);
 static void free_entry(int client, bool was_shut_down);
 static void free_session(PwShmClient *shared);
@@ -730,14 +728,14 @@ pw_client_hold(int client, TimestampTz since)
 	if (PW_WORD_STATE(word) != PW_CLIENT_PARKED ||
 		!pw_client_move(shared, word, PW_CLIENT_HELD, PW_NONE))
 		return false;
-	if (pw_client_waiting_since(shared) == since)
+	if (since == PW_WHENEVER || pw_client_waiting_since(shared) == since)
 		return true;
-	release(client);
+	pw_client_release(client);
 	return false;
 }
 
-static void
-release(int client)
+void
+pw_client_release(int client)
 {
 	PwShmClient *shared = &PwClients[client];
 
@@ -762,27 +760,31 @@ pw_client_tell(int client, TimestampTz since, const PwReport *report)
 	if (!pw_client_hold(client, since))
 		return false;
 	start = shared->said_hello || shared->told_ok ? notice_at : 0;
-	if (!has_unsent_output(client))
+	if (!pw_client_has_unsent_output(client))
 	{
 		shared->told_ok = told = true;
-		if (send(pw_client_fd(client), out.data + start, out.len - start,
-				 MSG_DONTWAIT | MSG_NOSIGNAL) != out.len - start)
-		{
-			/* half a message cannot be mended */
-			(void) pw_client_close(client);
+		if (!pw_client_send_or_close(client, out.data + start, out.len - start))
 			return false;
-		}
 	}
-	release(client);
+	pw_client_release(client);
 	return told;
+}
+
+bool
+pw_client_send_or_close(int client, const char *data, size_t len)
+{
+	if (send(pw_client_fd(client), data, len, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t) len)
+		return true;
+	(void) pw_client_close(client);
+	return false;
 }
 
 /*
  * Is there anything that the client has not taken yet?  If not, there is room
  * for a short message as a whole.
  */
-static bool
-has_unsent_output(int client)
+bool
+pw_client_has_unsent_output(int client)
 {
 	int			unsent;
 

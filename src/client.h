@@ -78,10 +78,27 @@ extern bool pw_client_refuse(int client, const PwReport *report);
 
 /*
  * Hold a PARKED client that has been waiting for a slot since then, for as long
- * as it takes to refuse it; no error may be raised meanwhile.  False if it does
- * not wait any more: it may have had a slot since we looked, and be idle now.
+ * as it takes to refuse it, or to release it; no error may be raised meanwhile.
+ * False if it does not wait any more: it may have had a slot since we looked,
+ * and be idle now.
  */
 extern bool pw_client_hold(int client, TimestampTz since);
+extern void pw_client_release(int client);
+
+/* "since", if it does not matter whether it waits */
+#define PW_WHENEVER DT_NOBEGIN
+
+/*
+ * Is there anything that a client has not taken yet?  If not, there is room for
+ * a short message as a whole.
+ */
+extern bool pw_client_has_unsent_output(int client);
+
+/*
+ * Send something short to a HELD client.  If it does not take all of it at
+ * once it is closed, for half a message cannot be mended; false then.
+ */
+extern bool pw_client_send_or_close(int client, const char *data, size_t len);
 
 /*
  * Send a notice to such a client, which goes on waiting.  False if it does not,

@@ -285,11 +285,7 @@ disconnect_client(const PwRequest *request)
 	return PW_ANSWER_DONE;
 }
 
-/*
- * Cancel the statement of a client, if one is running.  While it waits for a
- * slot there is none: it has not been read, and an error would be taken for the
- * answer to something else.
- */
+/* Cancel the statement of a client, running or waiting, if there is one. */
 static PwAnswer
 cancel_client(const PwRequest *request)
 {

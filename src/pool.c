@@ -57,6 +57,7 @@
 #include "settings.h"
 #include "shared_state.h"
 #include "slot.h"
+#include "waiting_command.h"
 
 /* How long debug_always_switch holds a client back for another slot. */
 #define HOLD_MS 100
@@ -322,6 +323,8 @@ pw_pool_cancel(int client)
 	uint64		word = pg_atomic_read_u64(&PwClients[client].word);
 	bool		is_running;
 
+	if (PW_WORD_STATE(word) == PW_CLIENT_PARKED)
+		return pw_waiting_command_cancel(client);
 	if (PW_WORD_STATE(word) != PW_CLIENT_ATTACHED)
 		return false;
 

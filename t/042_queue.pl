@@ -255,6 +255,47 @@ $node->set('pool_worker.queue_timeout' => '0');
 	all_leave($holder, $stays);
 }
 
+note 'a cancel request for a command that waits';
+{
+	my $client = connected();
+	my $holder = holder();
+
+	ask_and_wait(q{INSERT INTO served (who) VALUES ('canceled')}, $client);
+	$client->cancel;
+	my $answer = $client->answer;
+	is( "$answer->{error}{C} $answer->{error}{M}",
+		'57014 canceling statement due to user request',
+		'is heard before there is a slot');
+	$node->soon(about($client, 'state'), 'parked', 'who does not wait then');
+
+	# an extended query, up to its Sync; what is behind it waits on
+	$client->send(
+		PoolWorker::Wire::msg_extended(
+			q{INSERT INTO served (who) VALUES ('canceled')})
+		  . query('SELECT 8'));
+	$node->soon(about($client, 'state'), 'waiting', 'two commands wait');
+	$client->cancel;
+	is($client->answer->{error}{C}, '57014', 'the first is canceled');
+	$node->soon(about($client, 'state'), 'waiting', 'the second waits on');
+	$holder->val('COMMIT');
+	is(text($client->answer), '8', 'and is carried out');
+	is($client->val(q{SELECT count(*) FROM served WHERE who = 'canceled'}),
+		'0', 'those that were canceled have not been');
+
+	# half a command, or none
+	$holder->val('BEGIN');
+	my $half = query('SELECT 9');
+	$client->cancel;
+	$client->send(substr($half, 0, 7));
+	$node->soon(about($client, 'state'), 'waiting', 'half of one waits');
+	$client->cancel;
+	$client->send(substr($half, 7));
+	$holder->val('COMMIT');
+	is(text($client->answer),     '9',  'nothing else is canceled');
+	is($client->val('SELECT 10'), '10', 'not later, either');
+	all_leave($holder, $client);
+}
+
 note 'queue_notice_after';
 $node->set('pool_worker.queue_notice_after' => '200ms');
 {

@@ -798,13 +798,13 @@ note 'pool_cancel()';
 		qr/LOG:  pool client $id canceled by role "\w+", process \d+/,
 		$from, 'it is logged');
 
-	# one that waits is not running anything
 	operate('pool_pause()');
 	ask_time($client);
 	$node->soon(about($client, 'state'), 'waiting', 'it waits');
-	is($node->value($cancel), 'f', 'nor while it waits');
+	is($node->value($cancel),       't',     'which can be canceled, too');
+	is($client->answer->{error}{C}, '57014', 'at once');
 	operate('pool_resume()');
-	text($client->answer);
+	is($client->val('SELECT 2'), 2, 'and goes on');
 	all_leave($client);
 }
 
