@@ -12,7 +12,8 @@
 CREATE FUNCTION pool_status(
     OUT database     name,
     OUT role         name,
-    OUT state        text,      -- ready, opening, failing or idle
+    OUT state        text,      -- ready, opening, failing, idle,
+                                -- paused or draining
     OUT slots        int4,      -- open: active, idle and pinned together
     OUT active       int4,
     OUT idle         int4,

@@ -85,7 +85,7 @@ static PwTimeLimit first_limit(const PwShmSlot *slot, const PwShmClient *client,
 							   uint64 word, TimestampTz *deadline);
 static void consider(PwTimeLimit limit, TimestampTz since, const PwShmSlot *slot,
 					 PwTimeLimit *first, TimestampTz *deadline);
-static TimestampTz idle_since(const PwShmClient *client);
+static TimestampTz idle_since(const PwShmClient *client, const PwShmPool *pool);
 static bool is_waiting_for_client(const PwShmSlot *slot);
 static TimestampTz tell(int index, uint64 word, PwTimeLimit limit);
 static TimestampTz insist(int index, uint64 word);
@@ -247,7 +247,8 @@ first_limit(const PwShmSlot *slot, const PwShmClient *client, uint64 word,
 	else if (transaction_at != 0)
 		consider(PW_LIMIT_IDLE_IN_TRANSACTION, slot->answered_at, slot, &first, deadline);
 	else if (pw_pool_service(&PwPools[slot->pool]) == PW_SERVICE_OPEN)
-		consider(PW_LIMIT_CLIENT_IDLE, idle_since(client), slot, &first, deadline);
+		consider(PW_LIMIT_CLIENT_IDLE, idle_since(client, &PwPools[slot->pool]),
+				 slot, &first, deadline);
 	return first;
 }
 
@@ -268,9 +269,9 @@ consider(PwTimeLimit limit, TimestampTz since, const PwShmSlot *slot,
  * While its pool is not OPEN nobody is idle, for nobody would be served.
  */
 static TimestampTz
-idle_since(const PwShmClient *client)
+idle_since(const PwShmClient *client, const PwShmPool *pool)
 {
-	return Max(client->idle_since, PwPools[client->pool].service_since);
+	return Max(client->idle_since, pool->service_since);
 }
 
 static bool
@@ -407,7 +408,7 @@ look_at_client(int client)
 	ms = pw_time_limit_ms(&pool->settings, PW_LIMIT_CLIENT_IDLE);
 	if (ms <= 0 || pw_pool_service(pool) != PW_SERVICE_OPEN)
 		return NEVER;
-	deadline = TimestampTzPlusMilliseconds(idle_since(shared), ms);
+	deadline = TimestampTzPlusMilliseconds(idle_since(shared, pool), ms);
 	if (deadline > pw_loop_now())
 		return deadline;
 

@@ -411,6 +411,36 @@ note 'which pools';
 	all_leave($alice, $bob, $early);
 }
 
+note 'too many different orders';
+{
+	$node->value('CREATE ROLE "many' . $_ . '"') foreach 1 .. 33;
+	operate("pool_pause(role => 'many$_')") foreach 1 .. 32;
+	is( $node->control->sqlstate(
+			q{SELECT * FROM pool_pause(role => 'many33')}),
+		'53400',
+		'one too many');
+	operate(q{pool_pause(role => 'many1')});
+	is( $node->value(
+			q{SELECT count(*) FROM pool_check() WHERE "check" = 'stopped pools'}
+		),
+		32,
+		'the same again is not one more');
+	operate(q{pool_resume(role => 'many1')});
+	operate(q{pool_pause(role => 'many33')});
+	operate('pool_pause()');
+	is( $node->value(
+			q{SELECT count(*) FROM pool_check() WHERE "check" = 'stopped pools' AND detail ~ 'many'}
+		),
+		0,
+		'one word for all replaces them');
+	operate('pool_resume()');
+	is( $node->value(
+			q{SELECT detail FROM pool_check() WHERE "check" = 'stopped pools'}
+		),
+		'No pool is paused or being drained.',
+		'and another one takes it back');
+}
+
 note 'a pause for too long';
 $node->set('pool_worker.queue_timeout' => '100ms');
 {
