@@ -60,8 +60,11 @@ static PwAnswer pause_pools(const PwRequest *request);
 static PwAnswer resume_pools(const PwRequest *request);
 static PwAnswer drain_pools(const PwRequest *request);
 static PwAnswer recycle_pools(const PwRequest *request);
+static void retire_due_slots(PwPool *pool);
 static PwAnswer set_services(const PwRequest *request, PwService service);
 static bool give_order(const PwSelection *pools, PwService service);
+static bool is_needed(const PwShmOrder *order, int nfirst);
+static bool may_be_same(const NameData *name, const NameData *other);
 static void set_service(PwPool *pool, PwService service);
 static bool is_selected(const PwRequest *request, const PwPool *pool);
 static void log_request(const PwRequest *request, const char *what, int npools);
@@ -144,9 +147,25 @@ recycle_pools(const PwRequest *request)
 			continue;
 		npools++;
 		(void) pw_slot_life_recycle(&PwLocalPools[i]);
+		if (pw_pool_service(&PwPools[i]) != PW_SERVICE_OPEN)
+			retire_due_slots(&PwLocalPools[i]);
 	}
 	log_request(request, "recycled", npools);
 	return npools > 0 ? PW_ANSWER_DONE : PW_ANSWER_NOBODY;
+}
+
+/*
+ * Have slots end without being replaced first: nobody misses them in a pool that
+ * is paused, and none are opened there.
+ */
+static void
+retire_due_slots(PwPool *pool)
+{
+	int			index = pool->shared - PwPools;
+
+	for (int i = 0; i < PwControl->max_slots; i++)
+		if (PwSlots[i].pool == index && PwSlots[i].retire_reason != PW_RETIRE_NONE)
+			pw_pool_retire(i);
 }
 
 static PwAnswer
@@ -180,26 +199,48 @@ set_services(const PwRequest *request, PwService service)
 static bool
 give_order(const PwSelection *pools, PwService service)
 {
+	PwShmOrder	order = {.pools = *pools,.service = service,.since = pw_loop_now()};
 	PwShmOrder *orders = PwControl->orders;
 	int			kept = 0;
 	bool		has_room;
 
 	LWLockAcquire(&PwControl->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < PwControl->norders; i++)
-		if (!pw_selection_covers(pools, &orders[i].pools.database, &orders[i].pools.role))
+		if (!pw_selection_covers(pools, &orders[i].pools.database, &orders[i].pools.role) &&
+			is_needed(&orders[i], kept))
 			orders[kept++] = orders[i];
-
-	/* it goes without saying that pools are OPEN */
-	has_room = kept < PW_MAX_ORDERS || service == PW_SERVICE_OPEN;
-	if (kept < PW_MAX_ORDERS && (kept > 0 || service != PW_SERVICE_OPEN))
-	{
-		orders[kept].pools = *pools;
-		orders[kept].service = service;
-		orders[kept++].since = pw_loop_now();
-	}
+	has_room = kept < PW_MAX_ORDERS || !is_needed(&order, kept);
+	if (has_room && is_needed(&order, kept))
+		orders[kept++] = order;
 	PwControl->norders = kept;
 	LWLockRelease(&PwControl->lock);
 	return has_room;
+}
+
+/*
+ * Pools are OPEN anyway, unless they are among those of one of the first orders.
+ */
+static bool
+is_needed(const PwShmOrder *order, int nfirst)
+{
+	for (int i = 0; i < nfirst; i++)
+	{
+		const PwShmOrder *first = &PwControl->orders[i];
+
+		if (first->service != PW_SERVICE_OPEN &&
+			may_be_same(&first->pools.database, &order->pools.database) &&
+			may_be_same(&first->pools.role, &order->pools.role))
+			return true;
+	}
+	return order->service != PW_SERVICE_OPEN;
+}
+
+/* An empty name stands for all. */
+static bool
+may_be_same(const NameData *name, const NameData *other)
+{
+	return NameStr(*name)[0] == '\0' || NameStr(*other)[0] == '\0' ||
+		strcmp(NameStr(*name), NameStr(*other)) == 0;
 }
 
 PwService

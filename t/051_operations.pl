@@ -891,6 +891,16 @@ note 'pool_recycle()';
 	is($idle->val('SELECT 1'), 1, 'nobody has noticed');
 	is(operate(q{pool_recycle(role => 'bob')}) =~ /\|0$/,
 		1, 'in a pool that nobody uses it is done at once');
+
+	# nobody misses a slot of a pool that is paused
+	push @old, $node->slot_pids('postgres', 'alice');
+	operate('pool_pause()');
+	is(operate(q{pool_recycle(role => 'alice')}),
+		'postgres/alice|3|0', 'nor does it take long in one that is paused');
+	operate('pool_resume()');
+	is($_->val('SELECT 1'), 1, 'all are served')
+	  foreach $idle, $busy, $pinned;
+
 	my %old = map { $_ => 1 } @old;
 	is(scalar(grep { $old{$_} } $node->slot_pids('postgres', 'alice')),
 		0, 'no old slot is left');
