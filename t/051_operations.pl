@@ -329,14 +329,17 @@ $node->set('pool_worker.queue_notice_after' => '50ms');
 	my $idle    = connected();
 	my $gone    = connected();
 	my $waiting = connected();
+	my $pinned  = connected();
 	my $notice  = '';
+
+	$pinned->val('CREATE TEMPORARY TABLE temporary (x int)');
 
 	$node->value(
 		q{ALTER ROLE alice SET pool_worker.client_idle_timeout = '300ms'});
 	operate('pool_pause()');
 	$gone->close;
-	$node->soon(status('clients'), 2, 'one that hangs up is seen');
-	ask_time($waiting);
+	$node->soon(status('clients'), 3, 'one that hangs up is seen');
+	ask_time($waiting, $pinned);
 	$notice = $waiting->read;
 	is($notice->[0], 'N', 'one that waits gets a notice');
 	is( PoolWorker::Wire::fields($notice->[1])->{M},
@@ -344,17 +347,19 @@ $node->set('pool_worker.queue_notice_after' => '50ms');
 		'which says for what');
 	$node->soon(status('waiting_for > 600'), 't', 'a limit passes');
 	is($node->value(status('clients, client_idle_timeouts')),
-		'2|0', 'nobody is idle while nobody is served');
+		'3|0', 'nobody is idle while nobody is served');
+
+	my $resumed_at = time;
 	operate('pool_resume()');
-	text($waiting->answer);
-	is( farewell($idle),
+	text($_->answer) foreach $waiting, $pinned;
+	my $ended = farewell($idle);
+	cmp_ok(time - $resumed_at, '>=', 0.3, 'nor because of the pause');
+	is( $_,
 		'FATAL 57P05 terminating connection due to pool_worker.client_idle_timeout',
-		'but afterwards');
-	is( farewell($waiting),
-		'FATAL 57P05 terminating connection due to pool_worker.client_idle_timeout',
-		'also who was not');
+		'but afterwards'
+	) foreach $ended, map { farewell($_) } $waiting, $pinned;
 	$node->value(q{ALTER ROLE alice RESET pool_worker.client_idle_timeout});
-	$_->close foreach $idle, $waiting;
+	$_->close foreach $idle, $waiting, $pinned;
 	$node->soon('SELECT count(*) FROM pool_clients()', 0, 'all are gone');
 }
 $node->set('pool_worker.queue_notice_after' => '0');
