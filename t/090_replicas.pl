@@ -24,6 +24,7 @@ my $primary = PoolWorker->new('primary')->setup(
 pool_worker.pool_size = 2
 wal_level = replica
 max_wal_senders = 6
+wal_keep_size = 256MB
 max_standby_streaming_delay = 50ms
 allow_in_place_tablespaces = on
 wal_receiver_status_interval = 1
@@ -44,10 +45,13 @@ wal_receiver_status_interval = 1
 	CREATE DATABASE d2;
 	CREATE TABLE t (id int);
 	CREATE SEQUENCE s;
+	CREATE TABLE old AS SELECT generate_series(1, 10);
+	GRANT ALL ON old TO PUBLIC;
 	INSERT INTO t VALUES (1);
 	GRANT ALL ON t, s TO PUBLIC;});
 my $standby = PoolWorker->new('standby')->setup_standby($primary);
-my $other   = PoolWorker->new('other')->setup_standby($primary);
+my $other   = PoolWorker->new('other')
+  ->setup_standby($primary, conf => q{pool_worker.database = 'd1'});
 
 sub query { return PoolWorker::Wire::msg_query($_[0]); }
 
@@ -419,10 +423,32 @@ note 'recovery conflicts: what is in the way of a lock is ended';
 		WHERE role LIKE 'conflict%'}, 0, 'no client is left over');
 }
 
+note 'recovery conflicts: a snapshot';
+{
+	my ($pool, $direct) = twins($standby, user => 'alice');
+	my $idle = $standby->client(user => 'alice');
+	my $said;
+
+	foreach my $client ($pool, $direct)
+	{
+		$client->val('BEGIN ISOLATION LEVEL REPEATABLE READ');
+		is($client->val('SELECT count(*) FROM old'), '10', 'a snapshot');
+	}
+	$primary->value('DELETE FROM old');
+	$primary->value('VACUUM old');
+	$said = farewell($direct);
+	like($said, qr/^S=FATAL C=40001 .* D=.*row versions/, 'directly');
+	is(farewell($pool),                        $said, 'the same in the pool');
+	is($idle->val('SELECT count(*) FROM old'), '0',   'others go on');
+	$_->close foreach $pool, $direct, $idle;
+}
+
 note 'DROP DATABASE is replayed';
 {
-	my $worker = $standby->worker_pid;
-	my ($busy,    $busy_twin)    = twins($standby, database => 'd1');
+	my $worker    = $standby->worker_pid;
+	my $in_there  = $other->worker_pid;
+	my $bystander = $other->client(database => 'd2', user => 'alice');
+	my ($busy, $busy_twin)       = twins($standby, database => 'd1');
 	my ($running, $running_twin) = twins($standby, database => 'd1');
 
 	# both slots of this pool are taken; these share two others
@@ -464,6 +490,18 @@ note 'DROP DATABASE is replayed';
 	}
 	is($elsewhere->val('SELECT 1'), '1',     'the other database is served');
 	is($standby->worker_pid,        $worker, 'by the same worker');
+
+	# the only way to be in the way of it as a worker
+	replayed($other);
+	like(
+		farewell($bystander),
+		qr/^S=FATAL C=57P01 /,
+		'a worker in that database ends');
+	ok( $other->until(
+			sub { my $now = $other->worker_pid; $now && $now ne $in_there }),
+		'another one starts');
+	$other->wait_for_pool;
+	is($other->attempt('pool', user => 'alice'), 'ok', 'and serves');
 	$_->close
 	  foreach $busy, $busy_twin, $running, $running_twin, @idle, $elsewhere;
 	$standby->soon(
@@ -528,7 +566,11 @@ note 'before a standby is consistent';
 	is(eval { $late->raw('pool') },
 		undef, 'nobody listens at the port of the pool');
 	$late->append_conf('postgresql.conf',
-		'primary_conninfo = ' . "'" . $primary->connstr . "'");
+			qq{primary_conninfo = 'host=}
+		  . $primary->host
+		  . ' port='
+		  . $primary->port
+		  . qq{ application_name=late'});
 	$late->reload;
 	$late->wait_for_pool;
 	$late->logged(
@@ -537,7 +579,20 @@ note 'before a standby is consistent';
 	my $client = $late->client(user => 'alice');
 	is($client->{params}{in_hot_standby}, 'on', 'and serves');
 	$client->terminate;
-	$late->stop;
+
+	$primary->value('CREATE DATABASE d3');
+	$primary->safe_psql('d3', 'CREATE EXTENSION pool_worker');
+	replayed($late);
+	$client = $late->client(user => 'alice', database => 'd3');
+	is( $client->val(
+			q{SELECT clients FROM pool_status() WHERE database = 'd3'}),
+		'1',
+		'CREATE EXTENSION is replayed');
+	$client->terminate;
+
+	# not held up by slots
+	$late->control->terminate;
+	$late->stop('smart');
 }
 
 note 'promotion';
@@ -648,6 +703,7 @@ note 'promotion, with another slot after each transaction';
 		'postgresql.conf', q{
 pool_worker.debug_always_switch = on
 primary_conninfo = ''
+pool_worker.database = 'postgres'
 });
 	$other->restart;
 	$other->wait_for_pool;
@@ -661,9 +717,20 @@ primary_conninfo = ''
 		return scalar keys %slots;
 	};
 
-	is($rounds->(),                              2,   'two slots');
-	is($other->value('SELECT pg_promote(true)'), 't', 'promoted');
-	is($rounds->(),                              2,   'the same two');
+	is($rounds->(), 2, 'two slots');
+	my $waiting = $other->client(user => 'bob');
+	$other->value('SELECT pg_advisory_lock(1)');
+	$waiting->send(query('SELECT pg_advisory_xact_lock(1), 11'));
+	$other->soon('SELECT count(*) FROM pg_locks WHERE NOT granted',
+		1, 'somebody at work');
+	my $promoter = $other->client;
+	is($promoter->val('SELECT pg_promote(true)'),
+		't', 'promoted by a client of the pool');
+	is($rounds->(), 2, 'the same two');
+	$other->value('SELECT pg_advisory_unlock(1)');
+	is(PoolWorker::Wire::text($waiting->answer),
+		'|11', 'a query runs to its end');
+	push @clients, $waiting, $promoter;
 	is_deeply(
 		[
 			map {
