@@ -37,6 +37,7 @@ OBJS = \
 	src/pool_settings.o \
 	src/pool_size.o \
 	src/prepared_statements.o \
+	src/priority.o \
 	src/protocol.o \
 	src/queue.o \
 	src/server_state.o \

@@ -104,7 +104,8 @@ CREATE FUNCTION pool_clients(
     OUT since        timestamptz,   -- in this state
     OUT connected_at timestamptz,
     OUT transactions int8,
-    OUT last_wait    float8     -- ms, before it got its last slot
+    OUT last_wait    float8,    -- ms, before it got its last slot
+    OUT priority     text       -- high or normal
 )
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'pool_worker_clients_1_0'

@@ -277,6 +277,7 @@ pw_park_client(uint32 ready_when)
 	int			client = PwSelf.client;
 	PwShmClient *shared = &PwClients[client];
 	uint64		word = own_word(client);
+	bool		high = shared->high;
 	struct epoll_event event = {.events = ready_when | EPOLLIN | EPOLLRDHUP | EPOLLONESHOT,
 	.data.u64 = PW_EPOLL_DATA(client, PW_WORD_GENERATION(word))};
 
@@ -292,7 +293,8 @@ pw_park_client(uint32 ready_when)
 	 * From here on the client is anybody's.  If the worker has closed it in
 	 * between, it has taken it out of the set, and this fails: fine.
 	 */
-	(void) epoll_ctl(PwSelf.pool_epfd, EPOLL_CTL_MOD, PwControl->fd_base + client, &event);
+	(void) epoll_ctl(high ? PwSelf.high_epfd : PwSelf.pool_epfd, EPOLL_CTL_MOD,
+					 PwControl->fd_base + client, &event);
 	if (PwControl->worker_pid == 0)
 		tell_orphan(client);
 

@@ -17,7 +17,9 @@
 
 typedef enum PwHomeMessageKind
 {
-	PW_HOME_WELCOME,			/* worker to slot, with the pool's epoll set */
+	PW_HOME_HIGH_SET,			/* worker to slot, with the pool's epoll set
+								 * for high priority; then */
+	PW_HOME_WELCOME,			/* worker to slot, with the one for normal */
 	PW_HOME_CLIENT,				/* worker to slot, with a client's socket */
 	PW_HOME_CLIENT_GONE,		/* worker to slot: asked for too late */
 	PW_HOME_WANT_CLIENT,		/* slot to worker */

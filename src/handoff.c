@@ -27,9 +27,11 @@
  *
  * Our client, as long as the backend has read more commands than it has
  * answered.  Then, unless something pins our client, whoever has waited longest
- * in the pool's epoll set: busy slots serve the queue by themselves.  If nobody
- * waits, our client stays attached, and we sleep until it says something or the
- * worker has somebody else for us.
+ * in the pool's epoll sets, that of high priority first: busy slots serve the
+ * queue by themselves.  If nobody waits, our client stays attached, and we sleep
+ * until it says something or the worker has somebody else for us.
+ *
+ * A slot of the reserve serves high priority only; see pool_reserve.c.
  *
  * Errors
  * ------
@@ -97,6 +99,7 @@ PwSlotSelf	PwSelf = {
 	.home = PGINVALID_SOCKET,
 	.index = PW_NONE,
 	.pool_epfd = -1,
+	.high_epfd = -1,
 	.client = PW_NONE,
 	.transaction_status = 'I',
 };
@@ -110,6 +113,7 @@ static void notice_slot(Port *port, int status);
 static bool peer_is_worker(Port *port);
 static void begin_being_slot(void);
 static void receive_welcome(void);
+static void await_welcome(PwHomeMessage *welcome);
 static void raise_file_limit(void);
 static void slot_exit(int code, Datum arg);
 
@@ -132,8 +136,10 @@ static bool is_leftover(char type);
 static void skip_message(void);
 static void serve_next(void);
 static bool is_passing_by(void);
+static bool is_out_of_place(void);
 static bool try_queue(void);
 static int	take_from_queue(void);
+static int	take_from_set(int epfd);
 static uint64 settled_word(int client);
 static bool start_command(void);
 static bool must_wait(void);
@@ -217,24 +223,7 @@ receive_welcome(void)
 	PwHomeMessage welcome;
 	bool		accepted = false;
 
-	for (;;)
-	{
-		PwHomeResult result = pw_home_receive(PwSelf.home, &welcome, &PwSelf.pool_epfd);
-		WaitEvent	event;
-
-		if (result == PW_HOME_OK && welcome.kind == PW_HOME_WELCOME &&
-			welcome.slot < PwControl->max_slots)
-			break;
-		if (result != PW_HOME_WOULD_BLOCK)
-			proc_exit(0);
-		(void) WaitEventSetWait(PwSelf.home_set, -1, &event, 1, PG_WAIT_EXTENSION);
-		if (event.events & WL_POSTMASTER_DEATH)
-			proc_exit(1);
-		if (event.events & WL_LATCH_SET)
-			ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-	}
-
+	await_welcome(&welcome);
 	before_shmem_exit(slot_exit, (Datum) 0);
 	LWLockAcquire(&PwControl->lock, LW_EXCLUSIVE);
 	if (PwControl->worker_generation == welcome.generation && PwControl->worker_pid != 0)
@@ -251,6 +240,40 @@ receive_welcome(void)
 	LWLockRelease(&PwControl->lock);
 	if (!accepted)
 		proc_exit(0);
+}
+
+/*
+ * Wait for the worker's welcome, and keep the epoll sets that come with it.
+ */
+static void
+await_welcome(PwHomeMessage *welcome)
+{
+	for (;;)
+	{
+		int			fd;
+		PwHomeResult result = pw_home_receive(PwSelf.home, welcome, &fd);
+		WaitEvent	event;
+
+		if (result == PW_HOME_OK && welcome->kind == PW_HOME_HIGH_SET)
+		{
+			PwSelf.high_epfd = fd;
+			continue;
+		}
+		if (result == PW_HOME_OK && welcome->kind == PW_HOME_WELCOME &&
+			welcome->slot < PwControl->max_slots)
+		{
+			PwSelf.pool_epfd = fd;
+			return;
+		}
+		if (result != PW_HOME_WOULD_BLOCK)
+			proc_exit(0);
+		(void) WaitEventSetWait(PwSelf.home_set, -1, &event, 1, PG_WAIT_EXTENSION);
+		if (event.events & WL_POSTMASTER_DEATH)
+			proc_exit(1);
+		if (event.events & WL_LATCH_SET)
+			ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
 }
 
 /*
@@ -615,7 +638,7 @@ serve_next(void)
 			if (start_command())
 				return;
 		}
-		else if (reason == PW_PIN_NONE && is_passing_by())
+		else if (reason == PW_PIN_NONE && (is_passing_by() || is_out_of_place()))
 			pw_park_client(0);
 
 		pw_wait_for_work(PwSelf.client == PW_NONE ? PW_PIN_NONE : pin_reason());
@@ -636,6 +659,17 @@ is_passing_by(void)
 {
 	return PwSelf.client != PW_NONE && PwClients[PwSelf.client].said_hello &&
 		PwClients[PwSelf.client].transactions == 1;
+}
+
+/*
+ * Is our client one that this slot is not for?  It was when it came, but its
+ * role or database has lost its priority.
+ */
+static bool
+is_out_of_place(void)
+{
+	return PwSelf.client != PW_NONE && PwSelf.slot->reserve &&
+		!pw_client_is_high(&PwClients[PwSelf.client], PwSelf.pool);
 }
 
 /*
@@ -664,14 +698,30 @@ try_queue(void)
 }
 
 /*
- * Take the first client out of the pool's epoll set that we can get.
+ * Take the first client that we can get and may serve, high priority first.
  */
 static int
 take_from_queue(void)
 {
+	int			client = PW_NONE;
+
+	if (pg_atomic_read_u32(&PwSelf.pool->parked_high) != 0)
+		client = take_from_set(PwSelf.high_epfd);
+	if (client == PW_NONE &&
+		(pw_slot_serves(PwSelf.slot, PwSelf.pool) & PW_WATCH_NORMAL) != 0)
+		client = take_from_set(PwSelf.pool_epfd);
+	return client;
+}
+
+/*
+ * Take the first client out of an epoll set that we can get.
+ */
+static int
+take_from_set(int epfd)
+{
 	struct epoll_event event;
 
-	while (epoll_wait(PwSelf.pool_epfd, &event, 1, 0) > 0)
+	while (epoll_wait(epfd, &event, 1, 0) > 0)
 	{
 		int			client = PW_EPOLL_CLIENT(event.data.u64);
 		uint64		word = settled_word(client);

@@ -53,6 +53,7 @@
 #include "pool.h"
 #include "pool_internal.h"
 #include "pool_settings.h"
+#include "priority.h"
 #include "protocol.h"
 #include "settings.h"
 #include "shared_state.h"
@@ -61,9 +62,6 @@
 
 /* How long debug_always_switch holds a client back for another slot. */
 #define HOLD_MS 100
-
-/* Which of two idle slots comes first? */
-typedef bool (*PwIdleOrder) (const PwShmSlot *slot, const PwShmSlot *other);
 
 PwPool	   *PwLocalPools = NULL;
 
@@ -79,26 +77,36 @@ static void slot_gone(int slot);
 static void slot_emptied(int pool);
 static void return_clients_of(int slot);
 static void requeue(int client, uint64 word);
+static int	set_of(int client);
 static PwPool *pool_find(const PwLogin *login);
 static PwPool *pool_create(const PwLogin *login, PwReport *why);
-static bool pool_open_set(PwPool *pool);
+static bool pool_open_sets(PwPool *pool);
+static int	create_set(void);
+static void close_set(int epfd);
 static void pool_ready(void *arg, int ready);
 static void pool_failed(void *arg);
-static int	claim_idle_slot(PwPool *pool, int not_this_one);
-static int	find_idle_slot(PwPool *pool, int not_this_one, PwIdleOrder better);
+static int	claim_idle_slot(PwPool *pool, int queues, int not_this_one);
+static int	find_idle_slot(PwPool *pool, int queues, int not_this_one);
+static bool is_idle(PwPool *pool, int slot);
 static bool is_better_idle(const PwShmSlot *slot, const PwShmSlot *other);
 static bool is_longer_idle(const PwShmSlot *slot, const PwShmSlot *other);
 static int	claim_preferred_slot(int slot, int preferred);
 static bool is_usable(const PwShmSlot *slot);
 static bool claim_slot(int slot);
 static void release_slot(int slot);
-static int	take_ready_client(PwPool *pool);
+static int	take_client_for(PwPool *pool, int slot);
+static int	take_ready_client(PwPool *pool, int queues);
+static int	take_from_set(int epfd);
 static int	take_held_client(PwPool *pool);
 static void assign(int slot, int client);
 static bool assign_elsewhere(PwPool *pool, int slot, int client);
 static void end_hold(void *arg);
-static bool another_slot_will_idle(PwPool *pool, int slot);
-static bool has_idle_slot(PwPool *pool);
+static bool another_slot_will_idle(PwPool *pool, int slot, int queue);
+static bool has_unwatched_slot(PwPool *pool);
+static int	parked_queues(PwPool *pool);
+static int	queue_of(int client);
+static int	worth_watching(PwPool *pool);
+static void watch_queues(PwPool *pool, int queues);
 
 static const PwClientEvents client_events = {
 	.authenticated = client_authenticated,
@@ -127,12 +135,13 @@ pw_pool_init(void)
 		PwPool	   *pool = &PwLocalPools[i];
 
 		pool->shared = &PwPools[i];
-		pool->epfd = pool->watch_epfd = -1;
-		pool->watch.fd = -1;
+		pool->epfd = pool->high_epfd = pool->watch_epfd = -1;
+		pool->watch.fd = pool->high_watch.fd = -1;
 		pg_atomic_write_u32(&pool->shared->parked, 0);
+		pg_atomic_write_u32(&pool->shared->parked_high, 0);
 		pool->shared->slots = pool->shared->opening = 0;
 		pool->shared->clients = pool->shared->waiting = 0;
-		if (pool->shared->in_use && !pool_open_set(pool))
+		if (pool->shared->in_use && !pool_open_sets(pool))
 			pool->shared->in_use = false;
 	}
 	pw_queue_init();
@@ -215,6 +224,8 @@ client_authenticated(int client, const PwLogin *login)
 	pw_pool_set_names(pool, login->database, login->role);
 
 	shared->pool = pool->shared - PwPools;
+	shared->high = pw_priority_is_high(&login->settings);
+	pool->has_high = pool->has_high || shared->high;
 	shared->parked_at = shared->ready_since = pw_loop_now();
 	pool->shared->clients++;
 	PwControl->clients++;
@@ -223,7 +234,7 @@ client_authenticated(int client, const PwLogin *login)
 
 	event.events = EPOLLOUT | EPOLLONESHOT;
 	event.data.u64 = PW_EPOLL_DATA(client, PW_WORD_GENERATION(word));
-	if (epoll_ctl(pool->epfd, EPOLL_CTL_ADD, pw_client_fd(client), &event) < 0)
+	if (epoll_ctl(set_of(client), EPOLL_CTL_ADD, pw_client_fd(client), &event) < 0)
 		ereport(ERROR,
 				(errcode_for_socket_access(),
 				 errmsg("could not park pool client: %m")));
@@ -353,7 +364,7 @@ client_closing(int client)
 {
 	PwPool	   *pool = &PwLocalPools[PwClients[client].pool];
 
-	(void) epoll_ctl(pool->epfd, EPOLL_CTL_DEL, pw_client_fd(client), NULL);
+	(void) epoll_ctl(set_of(client), EPOLL_CTL_DEL, pw_client_fd(client), NULL);
 	pw_queue_remove(pool, client);
 	pool->held = list_delete_int(pool->held, client);
 	pool->shared->clients--;
@@ -447,8 +458,16 @@ requeue(int client, uint64 word)
 		return;
 	event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLONESHOT;
 	event.data.u64 = PW_EPOLL_DATA(client, PW_WORD_GENERATION(word));
-	(void) epoll_ctl(PwLocalPools[PwClients[client].pool].epfd, EPOLL_CTL_MOD,
-					 pw_client_fd(client), &event);
+	(void) epoll_ctl(set_of(client), EPOLL_CTL_MOD, pw_client_fd(client), &event);
+}
+
+/* The epoll set that a client queues in. */
+static int
+set_of(int client)
+{
+	PwPool	   *pool = &PwLocalPools[PwClients[client].pool];
+
+	return PwClients[client].high ? pool->high_epfd : pool->epfd;
 }
 
 static PwPool *
@@ -490,6 +509,7 @@ pool_create(const PwLogin *login, PwReport *why)
 		pool->shared->last_error_at = 0;
 		pool->is_gone = pool->is_barred = pool->is_cleared = false;
 		pg_atomic_write_u32(&pool->shared->parked, 0);
+		pg_atomic_write_u32(&pool->shared->parked_high, 0);
 		pg_atomic_write_u32(&pool->shared->active, 0);
 		pg_atomic_write_u32(&pool->shared->peak_active, 0);
 		pg_atomic_write_u32(&pool->shared->alarm_at, PG_UINT32_MAX);
@@ -499,7 +519,7 @@ pool_create(const PwLogin *login, PwReport *why)
 		pool->shared->service_since = pw_loop_now();
 		pg_atomic_write_u32(&pool->shared->service,
 							pw_operations_ordered(login->database, login->role));
-		if (!pool_open_set(pool))
+		if (!pool_open_sets(pool))
 		{
 			why->sqlstate = ERRCODE_INSUFFICIENT_RESOURCES;
 			why->message = "the connection pool has too many open files";
@@ -540,11 +560,32 @@ pw_pool_for_login(const PwLogin *login)
 }
 
 /*
- * Create the epoll set, and watch it.  False, and logged, if that fails.
+ * Create the epoll sets, and watch them.  False, and logged, if that fails.
  */
 static bool
-pool_open_set(PwPool *pool)
+pool_open_sets(PwPool *pool)
 {
+	pool->epfd = create_set();
+	pool->high_epfd = pool->epfd < 0 ? -1 : create_set();
+	if (pool->high_epfd < 0)
+	{
+		close_set(pool->epfd);
+		pool->epfd = -1;
+		return false;
+	}
+	pool->has_high = false;
+	pool->last_used_at = pw_loop_now();
+	pg_atomic_write_u32(&pool->shared->watched, PW_WATCH_ALL);
+	pw_watch_add(&pool->watch, pool->epfd, PW_READ, pool_ready, pool_failed, pool);
+	pw_watch_add(&pool->high_watch, pool->high_epfd, PW_READ, pool_ready, pool_failed, pool);
+	return true;
+}
+
+static int
+create_set(void)
+{
+	int			epfd;
+
 	if (!AcquireExternalFD())
 	{
 		ereport(LOG,
@@ -552,21 +593,26 @@ pool_open_set(PwPool *pool)
 				 errmsg("could not create a connection pool"),
 				 errdetail("There are too many open files on the server."),
 				 errhint("Raise \"max_files_per_process\".")));
-		return false;
+		return -1;
 	}
-	pool->epfd = epoll_create1(EPOLL_CLOEXEC);
-	if (pool->epfd < 0)
+	epfd = epoll_create1(EPOLL_CLOEXEC);
+	if (epfd < 0)
 	{
 		ReleaseExternalFD();
 		ereport(LOG,
 				(errcode_for_socket_access(),
 				 errmsg("could not create epoll descriptor: %m")));
-		return false;
 	}
-	pool->last_used_at = pw_loop_now();
-	pg_atomic_write_u32(&pool->shared->watched, 1);
-	pw_watch_add(&pool->watch, pool->epfd, PW_READ, pool_ready, pool_failed, pool);
-	return true;
+	return epfd;
+}
+
+static void
+close_set(int epfd)
+{
+	if (epfd < 0)
+		return;
+	close(epfd);
+	ReleaseExternalFD();
 }
 
 /* Forget a pool that has neither clients nor slots. */
@@ -575,12 +621,13 @@ pw_pool_drop(PwPool *pool)
 {
 	pw_queue_close(pool);
 	pw_watch_remove(&pool->watch);
+	pw_watch_remove(&pool->high_watch);
 	pw_timer_disarm(&pool->retry);
 	pw_timer_disarm(&pool->growth);
 	pw_timer_disarm(&pool->hold);
-	close(pool->epfd);
-	ReleaseExternalFD();
-	pool->epfd = -1;
+	close_set(pool->epfd);
+	close_set(pool->high_epfd);
+	pool->epfd = pool->high_epfd = -1;
 	pool->min_slots = pool->failures = pool->replacing = 0;
 	pool->wants_slot = false;
 
@@ -645,25 +692,24 @@ pw_pool_dispatch(PwPool *pool)
 			pw_pool_set_watched(pool, true);
 			return;
 		}
-		slot = claim_idle_slot(pool, PW_NONE);
-		if (slot == PW_NONE)
+		slot = claim_idle_slot(pool, parked_queues(pool), PW_NONE);
+		client = slot == PW_NONE ? PW_NONE : take_client_for(pool, slot);
+		if (slot != PW_NONE && client == PW_NONE)
+			release_slot(slot);
+		if (slot == PW_NONE ||
+			(client == PW_NONE && pw_slot_serves(&PwSlots[slot], pool->shared) != PW_WATCH_ALL))
 		{
 			/* clear the flag first, then look again: see the file header */
 			pw_pool_want_slot(pool);
 			pw_queue_begin(pool);
-			pw_pool_set_watched(pool, pw_pool_can_grow(pool));
-			if (!has_idle_slot(pool))
+			watch_queues(pool, worth_watching(pool));
+			if (!has_unwatched_slot(pool))
 				return;
 			continue;
 		}
-
-		client = take_held_client(pool);
-		if (client == PW_NONE)
-			client = take_ready_client(pool);
 		if (client == PW_NONE)
 		{
 			pw_pool_set_watched(pool, true);
-			release_slot(slot);
 			return;
 		}
 		if (pw_debug_always_switch)
@@ -677,46 +723,53 @@ pw_pool_dispatch(PwPool *pool)
 }
 
 /*
- * Claim a slot that sleeps, to be used.
+ * Claim a slot that sleeps and serves one of these queues.
  */
 static int
-claim_idle_slot(PwPool *pool, int not_this_one)
+claim_idle_slot(PwPool *pool, int queues, int not_this_one)
 {
 	int			slot;
 
 	do
-		slot = find_idle_slot(pool, not_this_one, is_better_idle);
+		slot = find_idle_slot(pool, queues, not_this_one);
 	while (slot != PW_NONE && !claim_slot(slot));
 	return slot;
 }
 
 static int
-find_idle_slot(PwPool *pool, int not_this_one, PwIdleOrder better)
+find_idle_slot(PwPool *pool, int queues, int not_this_one)
 {
-	int			index = pool->shared - PwPools;
 	int			best = PW_NONE;
 
 	for (int i = 0; i < PwControl->max_slots; i++)
 	{
-		if (PwSlots[i].pool != index || i == not_this_one ||
-			!is_usable(&PwSlots[i]) ||
-			pg_atomic_read_u32(&PwSlots[i].activity) != PW_SLOT_IDLE)
+		if (!is_idle(pool, i) || i == not_this_one ||
+			(pw_slot_serves(&PwSlots[i], pool->shared) & queues) == 0)
 			continue;
-		if (best == PW_NONE || better(&PwSlots[i], &PwSlots[best]))
+		if (best == PW_NONE || is_better_idle(&PwSlots[i], &PwSlots[best]))
 			best = i;
 	}
 	return best;
 }
 
+static bool
+is_idle(PwPool *pool, int slot)
+{
+	return PwSlots[slot].pool == pool->shared - PwPools && is_usable(&PwSlots[slot]) &&
+		pg_atomic_read_u32(&PwSlots[slot].activity) == PW_SLOT_IDLE;
+}
+
 /*
- * Which of two idle slots is to be used first?  One whose sticky client is
- * gone, for nobody loses a slot then; of two such, the one that has worked
- * last, whose caches are warm.  If both have a client, the one whose client
- * has been silent for longer.
+ * Which of two idle slots is to be used first?  The reserve last.  One whose
+ * sticky client is gone, for nobody loses a slot then; of two such, the one that
+ * has worked last, whose caches are warm.  If both have a client, the one whose
+ * client has been silent for longer.
  */
 static bool
 is_better_idle(const PwShmSlot *slot, const PwShmSlot *other)
 {
+	if (slot->reserve != other->reserve)
+		return other->reserve;
 	if ((slot->client == PW_NONE) != (other->client == PW_NONE))
 		return slot->client == PW_NONE;
 	if (slot->client == PW_NONE)
@@ -726,13 +779,14 @@ is_better_idle(const PwShmSlot *slot, const PwShmSlot *other)
 
 /*
  * The slot that a client was last attached to knows its session and has its
- * descriptor: prefer it to the one already claimed if it sleeps as well.
+ * descriptor: prefer it to the one already claimed if it sleeps as well.  The
+ * reserve is for when there is no other.
  */
 static int
 claim_preferred_slot(int slot, int preferred)
 {
 	if (preferred == PW_NONE || preferred == slot ||
-		PwSlots[preferred].pool != PwSlots[slot].pool ||
+		PwSlots[preferred].pool != PwSlots[slot].pool || PwSlots[preferred].reserve ||
 		!is_usable(&PwSlots[preferred]) ||
 		!claim_slot(preferred))
 		return slot;
@@ -774,16 +828,38 @@ release_slot(int slot)
 	}
 }
 
+/* The next client for this slot, or PW_NONE. */
+static int
+take_client_for(PwPool *pool, int slot)
+{
+	int			queues = pw_slot_serves(&PwSlots[slot], pool->shared);
+	int			client = queues == PW_WATCH_ALL ? take_held_client(pool) : PW_NONE;
+
+	return client != PW_NONE ? client : take_ready_client(pool, queues);
+}
+
 /*
- * Take the next ready client out of the pool's queue; it is still PARKED.
- * Returns PW_NONE if there is none.
+ * Take the next ready client out of these queues of the pool; it is still
+ * PARKED.  Returns PW_NONE if there is none.
  */
 static int
-take_ready_client(PwPool *pool)
+take_ready_client(PwPool *pool, int queues)
+{
+	int			client = PW_NONE;
+
+	if ((queues & PW_WATCH_HIGH) != 0 && pg_atomic_read_u32(&pool->shared->parked_high) != 0)
+		client = take_from_set(pool->high_epfd);
+	if ((queues & PW_WATCH_NORMAL) != 0 && client == PW_NONE)
+		client = take_from_set(pool->epfd);
+	return client;
+}
+
+static int
+take_from_set(int epfd)
 {
 	struct epoll_event event;
 
-	while (epoll_wait(pool->epfd, &event, 1, 0) > 0)
+	while (epoll_wait(epfd, &event, 1, 0) > 0)
 	{
 		int			client = PW_EPOLL_CLIENT(event.data.u64);
 		uint64		word = pg_atomic_read_u64(&PwClients[client].word);
@@ -823,7 +899,7 @@ pw_pool_refuse_ready(PwPool *pool, const PwReport *why)
 	int			client;
 
 	while ((client = take_held_client(pool)) != PW_NONE ||
-		   (client = take_ready_client(pool)) != PW_NONE)
+		   (client = take_ready_client(pool, PW_WATCH_ALL)) != PW_NONE)
 	{
 		pool->shared->failed++;
 		(void) pw_client_refuse(client, why);
@@ -902,13 +978,19 @@ pw_pool_take_away_client(int slot)
 	return true;
 }
 
-/* Claim the slot that has been idle longest, for pool_size.c to retire. */
+ * Claim the slot that has been idle longest, of the reserve or of the others,
+ * to be retired.
+ */
 int
-pw_pool_claim_idle(PwPool *pool)
+pw_pool_claim_idle(PwPool *pool, bool reserve)
 {
-	int			slot = find_idle_slot(pool, PW_NONE, is_longer_idle);
+	int			best = PW_NONE;
 
-	return slot != PW_NONE && claim_slot(slot) ? slot : PW_NONE;
+	for (int i = 0; i < PwControl->max_slots; i++)
+		if (is_idle(pool, i) && PwSlots[i].reserve == reserve &&
+			(best == PW_NONE || is_longer_idle(&PwSlots[i], &PwSlots[best])))
+			best = i;
+	return best != PW_NONE && claim_slot(best) ? best : PW_NONE;
 }
 
 static bool
@@ -933,17 +1015,18 @@ pw_pool_release(int slot)
 static bool
 assign_elsewhere(PwPool *pool, int slot, int client)
 {
+	int			queue = queue_of(client);
 	int			other;
 	MemoryContext oldcontext;
 
 	if (slot != PwClients[client].last_slot || pool->shared->pool_size == 1 ||
-		!another_slot_will_idle(pool, slot))
+		!another_slot_will_idle(pool, slot, queue))
 	{
 		assign(slot, client);
 		return true;
 	}
 
-	other = claim_idle_slot(pool, slot);
+	other = claim_idle_slot(pool, queue, slot);
 	release_slot(slot);
 	if (other != PW_NONE)
 	{
@@ -961,8 +1044,8 @@ assign_elsewhere(PwPool *pool, int slot, int client)
 
 	/* clear the flag first, then look again: see the file header */
 	pw_pool_set_watched(pool, false);
-	return find_idle_slot(pool, slot, is_better_idle) != PW_NONE ||
-		!another_slot_will_idle(pool, slot);
+	return find_idle_slot(pool, queue, slot) != PW_NONE ||
+		!another_slot_will_idle(pool, slot, queue);
 }
 
 /*
@@ -979,40 +1062,77 @@ end_hold(void *arg)
 }
 
 /*
- * Will a slot other than this one come free by itself, or could it?
+ * Will a slot other than this one come free by itself for this queue, or could
+ * it?
  */
 static bool
-another_slot_will_idle(PwPool *pool, int slot)
+another_slot_will_idle(PwPool *pool, int slot, int queue)
 {
 	int			index = pool->shared - PwPools;
 	PwSlotActivity last = pool->hold_over ? PW_SLOT_CLAIMED : PW_SLOT_BUSY;
 
 	for (int i = 0; i < PwControl->max_slots; i++)
 		if (i != slot && PwSlots[i].pool == index &&
+			(pw_slot_serves(&PwSlots[i], pool->shared) & queue) != 0 &&
 			pg_atomic_read_u32(&PwSlots[i].activity) <= last)
 			return true;
 	return pw_pool_can_grow(pool) || pool->growth.expires_at != 0;
 }
 
+/* Is a slot idle that serves a queue which we do not look at? */
 static bool
-has_idle_slot(PwPool *pool)
+has_unwatched_slot(PwPool *pool)
 {
-	int			index = pool->shared - PwPools;
+	int			unwatched = PW_WATCH_ALL & ~pg_atomic_read_u32(&pool->shared->watched);
 
-	for (int i = 0; i < PwControl->max_slots; i++)
-		if (PwSlots[i].pool == index && is_usable(&PwSlots[i]) &&
-			pg_atomic_read_u32(&PwSlots[i].activity) == PW_SLOT_IDLE)
-			return true;
-	return false;
+	return find_idle_slot(pool, unwatched, PW_NONE) != PW_NONE;
+}
+
+/* The queues that somebody may be in. */
+static int
+parked_queues(PwPool *pool)
+{
+	return pg_atomic_read_u32(&pool->shared->parked_high) != 0 ?
+		PW_WATCH_ALL : PW_WATCH_NORMAL;
+}
+
+static int
+queue_of(int client)
+{
+	return PwClients[client].high ? PW_WATCH_HIGH : PW_WATCH_NORMAL;
 }
 
 /*
- * Look at the pool's epoll set from now on, or not.  A full barrier follows
- * the store; see the file header.
+ * No slot is idle, but maybe of the reserve: in which queues would a client be
+ * served, or have a slot opened for it?
  */
+static int
+worth_watching(PwPool *pool)
+{
+	if (pw_pool_can_grow(pool))
+		return PW_WATCH_ALL;
+	if (find_idle_slot(pool, PW_WATCH_HIGH, PW_NONE) != PW_NONE)
+		return PW_WATCH_HIGH;
+	return 0;
+}
+
 void
 pw_pool_set_watched(PwPool *pool, bool watched)
 {
-	pg_atomic_exchange_u32(&pool->shared->watched, watched ? 1 : 0);
-	pw_watch_set_events(&pool->watch, watched ? PW_READ : 0);
+	watch_queues(pool, watched ? PW_WATCH_ALL : 0);
+}
+
+/*
+ * Look at these of the pool's epoll sets from now on, and at no other.  A full
+ * barrier follows the store; see the file header.
+ */
+static void
+watch_queues(PwPool *pool, int queues)
+{
+	pg_atomic_exchange_u32(&pool->shared->watched, queues);
+	pw_watch_set_events(&pool->watch, queues & PW_WATCH_NORMAL ? PW_READ : 0);
+
+	/* a set in which nobody can be stays watched, which costs nothing */
+	if (pool->has_high)
+		pw_watch_set_events(&pool->high_watch, queues & PW_WATCH_HIGH ? PW_READ : 0);
 }

@@ -24,7 +24,10 @@ typedef struct PwPool
 {
 	PwShmPool  *shared;			/* always valid; the index is the same */
 	int			epfd;			/* the queue; -1 while not in use */
-	PwWatch		watch;			/* on epfd */
+	int			high_epfd;		/* of those with high priority, likewise */
+	PwWatch		watch;			/* on epfd, */
+	PwWatch		high_watch;		/* and on high_epfd */
+	bool		has_high;		/* somebody has been in that set */
 	List	   *held;			/* clients debug_always_switch holds back */
 	PwTimer		hold;			/* armed while it does */
 	bool		hold_over;		/* busy slots have had enough time */
@@ -68,7 +71,7 @@ extern void pw_pool_set_names(PwPool *pool, const char *database, const char *ro
 extern void pw_pool_refuse_ready(PwPool *pool, const PwReport *why);
 extern void pw_pool_dispatch(PwPool *pool);
 extern void pw_pool_set_watched(PwPool *pool, bool watched);
-extern int	pw_pool_claim_idle(PwPool *pool);
+extern int	pw_pool_claim_idle(PwPool *pool, bool reserve);
 extern void pw_pool_release(int slot);
 extern void pw_pool_retire(int slot);
 extern bool pw_pool_take_away_client(int slot);

@@ -231,7 +231,7 @@ retire_slots(PwPool *pool)
 {
 	int			slot;
 
-	while ((slot = pw_pool_claim_idle(pool)) != PW_NONE)
+	while ((slot = pw_pool_claim_idle(pool, false)) != PW_NONE)
 		pw_pool_hand_over(slot, PW_NONE);
 	pool->last_used_at = 0;
 }
@@ -423,9 +423,12 @@ pw_pool_slot_limit(PwPool *pool)
 static bool
 has_queue(PwPool *pool)
 {
-	struct pollfd pfd = {.fd = pool->epfd,.events = POLLIN};
+	struct pollfd sets[] = {
+		{.fd = pool->epfd,.events = POLLIN},
+		{.fd = pool->high_epfd,.events = POLLIN},
+	};
 
-	return pool->held != NIL || poll(&pfd, 1, 0) > 0;
+	return pool->held != NIL || poll(sets, lengthof(sets), 0) > 0;
 }
 
 /*
@@ -436,6 +439,12 @@ static void
 open_slot(PwPool *pool, bool cold)
 {
 	int			slot;
+	PwSlotOrder order = {.pool = pool->shared - PwPools,
+		.database = NameStr(pool->shared->database),
+		.role = NameStr(pool->shared->role),
+		.epfd = pool->epfd,
+		.high_epfd = pool->high_epfd,
+	.cold = cold};
 	PwSlotFailure failure;
 
 	/* nobody is served, and its database may be about to be replaced */
@@ -460,8 +469,7 @@ open_slot(PwPool *pool, bool cold)
 	pool->shared->opening++;
 	slot = pw_slot_find_empty();
 	pw_slot_life_begin(slot);
-	if (!pw_slot_open(slot, pool->shared - PwPools, NameStr(pool->shared->database),
-					  NameStr(pool->shared->role), pool->epfd, cold, &failure))
+	if (!pw_slot_open(slot, &order, &failure))
 		login_failed(pool, &failure);
 }
 
@@ -500,7 +508,7 @@ make_room(PwPool *needy)
 			continue;
 		if (victim == NULL || pool->last_used_at < victim->last_used_at)
 		{
-			slot = pw_pool_claim_idle(pool);
+			slot = pw_pool_claim_idle(pool, false);
 			if (slot == PW_NONE)
 				continue;
 			pw_pool_release(slot);
@@ -509,7 +517,7 @@ make_room(PwPool *needy)
 	}
 	if (victim == NULL)
 		return;
-	slot = pw_pool_claim_idle(victim);
+	slot = pw_pool_claim_idle(victim, false);
 	if (slot != PW_NONE)
 		pw_pool_hand_over(slot, PW_NONE);
 }
@@ -526,7 +534,7 @@ retire_idle(PwPool *pool)
 
 	while (spare-- > 0)
 	{
-		int			slot = pw_pool_claim_idle(pool);
+		int			slot = pw_pool_claim_idle(pool, false);
 
 		if (slot == PW_NONE)
 			return;

@@ -75,6 +75,7 @@
 /* A client that waits. */
 typedef struct PwWaiter
 {
+	bool		high;			/* has priority */
 	TimestampTz since;
 	int			place;			/* in the order of the kernel */
 	int			client;
@@ -220,7 +221,7 @@ look(void *arg)
 	PwLook		look = {.pool = pool,.now = GetCurrentTimestamp()};
 
 	pool->last_look = look.now;
-	if (pg_atomic_read_u32(&pool->shared->watched) == 0)
+	if (pg_atomic_read_u32(&pool->shared->watched) != PW_WATCH_ALL)
 	{
 		/* for the case that this one fails */
 		arm_look(pool, LOOK_AGAIN_MS);
@@ -333,6 +334,8 @@ find_waiters(PwLook *look)
 
 		if (is_waiting(look, client, &events[i]))
 		{
+			waiters[look->nwaiters].high = pw_client_is_high(&PwClients[client],
+															 look->pool->shared);
 			waiters[look->nwaiters].since = PwClients[client].ready_since;
 			waiters[look->nwaiters].place = i;
 			waiters[look->nwaiters++].client = client;
@@ -378,7 +381,8 @@ is_waiting(PwLook *look, int client, const struct epoll_event *event)
 
 /*
  * Tell each of them what there is to tell, and refuse whoever has waited for
- * too long, or is one too many.  The first come are the last to be refused.
+ * too long, or is one too many.  Those with priority, and of the others the first
+ * come, are the last to be refused.
  */
 static void
 judge_waiters(PwLook *look)
@@ -410,6 +414,8 @@ compare_waiters(const void *a, const void *b)
 	const PwWaiter *left = (const PwWaiter *) a;
 	const PwWaiter *right = (const PwWaiter *) b;
 
+	if (left->high != right->high)
+		return left->high ? -1 : 1;
 	if (left->since != right->since)
 		return left->since < right->since ? -1 : 1;
 	return left->place - right->place;

@@ -79,6 +79,13 @@ int			pw_slot_max_memory;
 int			pw_slot_max_transactions;
 int			pw_statement_cache_size;
 
+/* priority */
+int			pw_priority;
+char	   *pw_priority_applications;
+int			pw_reserve_pool_size;
+int			pw_reserve_threshold;
+int			pw_weight;
+
 /* waiting */
 int			pw_max_waiting;
 int			pw_queue_notice_after;
@@ -105,6 +112,12 @@ static const struct config_enum_entry pool_mode_options[] = {
 	{NULL, 0, false}
 };
 
+static const struct config_enum_entry priority_options[] = {
+	{"normal", PW_PRIORITY_NORMAL, false},
+	{"high", PW_PRIORITY_HIGH, false},
+	{NULL, 0, false}
+};
+
 static const struct config_enum_entry enforce_on_options[] = {
 	{"pool", PW_ENFORCE_POOL, false},
 	{"all", PW_ENFORCE_ALL, false},
@@ -125,14 +138,17 @@ const PwPoolSettingInfo pw_pool_setting_info[] = {
 	ROW(min_pool_size),
 	ROW(pool_mode),
 	ROW(pool_size),
+	ROW(priority),
 	ROW(queue_notice_after),
 	ROW(queue_timeout),
+	ROW(reserve_pool_size),
 	ROW(slot_idle_timeout),
 	ROW(slot_lifetime),
 	ROW(slot_max_memory),
 	ROW(slot_max_transactions),
 	ROW(statement_timeout),
 	ROW(transaction_timeout),
+	ROW(weight),
 };
 
 #undef ROW
@@ -144,6 +160,7 @@ static void define_client_settings(void);
 static void define_pool_settings(void);
 static void define_slot_settings(void);
 static void define_slot_life_settings(void);
+static void define_priority_settings(void);
 static void define_waiting_settings(void);
 static void define_time_settings(void);
 static void define_enforcement_settings(void);
@@ -151,7 +168,7 @@ static void define_worker_settings(void);
 static void define_developer_settings(void);
 static bool refuse_session(int *newval, void **extra, GucSource source);
 static bool check_role_list(char **newval, void **extra, GucSource source);
-static bool check_listen_addresses(char **newval, void **extra, GucSource source);
+static bool check_list(char **newval, void **extra, GucSource source);
 static bool check_socket_directories(char **newval, void **extra, GucSource source);
 static bool check_prewarm(char **newval, void **extra, GucSource source);
 static bool check_max_slots(int *newval, void **extra, GucSource source);
@@ -172,6 +189,7 @@ pw_settings_define(void)
 	define_pool_settings();
 	define_slot_settings();
 	define_slot_life_settings();
+	define_priority_settings();
 	define_waiting_settings();
 	define_time_settings();
 	define_enforcement_settings();
@@ -194,7 +212,7 @@ define_client_settings(void)
 							   "localhost",
 							   PGC_SIGHUP,
 							   GUC_LIST_INPUT,
-							   check_listen_addresses, NULL, NULL);
+							   check_list, NULL, NULL);
 
 	DefineCustomIntVariable("pool_worker.max_clients",
 							"Sets the maximum number of clients connected to the pool.",
@@ -437,6 +455,62 @@ define_slot_life_settings(void)
 }
 
 /*
+ * Section "Priority and fair sharing": who goes first, and who gets how much.
+ */
+static void
+define_priority_settings(void)
+{
+	DefineCustomEnumVariable("pool_worker.priority",
+							 "Sets whether the clients of a pool have priority.",
+							 "High goes first where room is short, and may use the reserve.",
+							 &pw_priority,
+							 PW_PRIORITY_NORMAL,
+							 priority_options,
+							 PGC_SUSET,
+							 0,
+							 refuse_session, NULL, NULL);
+
+	DefineCustomStringVariable("pool_worker.priority_applications",
+							   "Sets the applications whose clients have high priority.",
+							   "A list of application names, as clients give them when they connect.",
+							   &pw_priority_applications,
+							   "",
+							   PGC_SIGHUP,
+							   GUC_LIST_INPUT,
+							   check_list, NULL, NULL);
+
+	DefineCustomIntVariable("pool_worker.reserve_pool_size",
+							"Sets the number of slots beyond pool_size that serve high priority only.",
+							"They are opened when use passes reserve_threshold, or when a client of high priority has to wait.",
+							&pw_reserve_pool_size,
+							0,
+							0, MAX_POOL_SIZE,
+							PGC_SUSET,
+							0,
+							refuse_session, NULL, NULL);
+
+	DefineCustomIntVariable("pool_worker.reserve_threshold",
+							"Sets the part of pool_size in use from which on the reserve is open, in percent.",
+							NULL,
+							&pw_reserve_threshold,
+							80,
+							1, 100,
+							PGC_SIGHUP,
+							0,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("pool_worker.weight",
+							"Sets the weight of a pool when pools share max_slots.",
+							"A pool with twice the weight of another is entitled to twice as many slots.",
+							&pw_weight,
+							100,
+							1, 1000,
+							PGC_SUSET,
+							0,
+							refuse_session, NULL, NULL);
+}
+
+/*
  * Section "Waiting": clients that want a slot while all are in use.
  */
 static void
@@ -633,16 +707,16 @@ check_role_list(char **newval, void **extra, GucSource source)
  * so we say it before the old value is lost.
  */
 static bool
-check_listen_addresses(char **newval, void **extra, GucSource source)
+check_list(char **newval, void **extra, GucSource source)
 {
 	char	   *copy = pstrdup(*newval);
-	List	   *addresses = NIL;
-	bool		is_list = SplitGUCList(copy, ',', &addresses);
+	List	   *items = NIL;
+	bool		is_list = SplitGUCList(copy, ',', &items);
 
 	if (!is_list)
 		GUC_check_errdetail("List syntax is invalid.");
 
-	list_free(addresses);
+	list_free(items);
 	pfree(copy);
 	return is_list;
 }

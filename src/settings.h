@@ -27,8 +27,14 @@ typedef enum PwEnforceOn
 	PW_ENFORCE_ALL,				/* and those that connect directly */
 } PwEnforceOn;
 
+typedef enum PwPriority
+{
+	PW_PRIORITY_NORMAL,
+	PW_PRIORITY_HIGH,
+} PwPriority;
+
 /* How many settings may differ from pool to pool. */
-#define PW_POOL_NSETTINGS 18
+#define PW_POOL_NSETTINGS 21
 
 /*
  * What may differ from pool to pool; see pool_settings.h for what is in force.
@@ -47,14 +53,17 @@ typedef struct PwPoolSettings
 	int			min_pool_size;
 	int			pool_mode;		/* PwPoolMode */
 	int			pool_size;
+	int			priority;		/* PwPriority */
 	int			queue_notice_after; /* ms, 0 is never */
 	int			queue_timeout;	/* ms, 0 is never */
+	int			reserve_pool_size;
 	int			slot_idle_timeout;	/* s, 0 is never */
 	int			slot_lifetime;	/* s, 0 is for ever */
 	int			slot_max_memory;	/* kB, 0 is no limit */
 	int			slot_max_transactions;	/* 0 is no limit */
 	int			statement_timeout;	/* ms, 0 is never */
 	int			transaction_timeout;	/* ms, 0 is never */
+	int			weight;
 
 	/*
 	 * Where each comes from, by the index in pw_pool_setting_info[]: a
@@ -93,14 +102,17 @@ extern int	pw_min_idle;
 extern int	pw_min_pool_size;
 extern int	pw_pool_mode;
 extern int	pw_pool_size;
+extern int	pw_priority;
 extern int	pw_queue_notice_after;
 extern int	pw_queue_timeout;
+extern int	pw_reserve_pool_size;
 extern int	pw_slot_idle_timeout;
 extern int	pw_slot_lifetime;
 extern int	pw_slot_max_memory;
 extern int	pw_slot_max_transactions;
 extern int	pw_statement_timeout;
 extern int	pw_transaction_timeout;
+extern int	pw_weight;
 
 /* pools and slots */
 extern char *pw_prewarm;		/* list of database/role */
@@ -112,6 +124,10 @@ extern int	pw_health_check_interval;	/* ms, 0 is never */
 extern int	pw_health_check_timeout;	/* ms */
 extern int	pw_max_session_size;	/* kB */
 extern int	pw_statement_cache_size;	/* plan sources per slot */
+
+/* who goes first */
+extern char *pw_priority_applications;	/* list of application names */
+extern int	pw_reserve_threshold;	/* percent */
 
 /* whom the time limits are for */
 extern int	pw_enforce_on;		/* PwEnforceOn */

@@ -120,6 +120,7 @@ static int	client_entries(void);
 static void set_pointers(char *base);
 static void init_control(void);
 static void init_entries(void);
+static void count_parked(const PwShmClient *client, int change);
 
 /*
  * Ask for our shared memory; see shared_state.h.
@@ -267,6 +268,7 @@ init_entries(void)
 		pg_atomic_init_u32(&PwPools[i].watched, 0);
 		pg_atomic_init_u32(&PwPools[i].poked, 0);
 		pg_atomic_init_u32(&PwPools[i].parked, 0);
+		pg_atomic_init_u32(&PwPools[i].parked_high, 0);
 		pg_atomic_init_u32(&PwPools[i].active, 0);
 		pg_atomic_init_u32(&PwPools[i].peak_active, 0);
 		pg_atomic_init_u32(&PwPools[i].alarm_at, PG_UINT32_MAX);
@@ -351,7 +353,6 @@ pw_client_move(PwShmClient *client, uint64 from, PwClientState state, int slot)
 {
 	uint32		generation = PW_WORD_GENERATION(from);
 	PwClientState old = PW_WORD_STATE(from);
-	pg_atomic_uint32 *parked = NULL;
 	bool		moved;
 
 	if ((client_moves[PW_WORD_STATE(from)] & TO(state)) == 0)
@@ -361,17 +362,25 @@ pw_client_move(PwShmClient *client, uint64 from, PwClientState state, int slot)
 
 	if (state == PW_CLIENT_ADMITTING)
 		generation++;
-	if (client->pool != PW_NONE)
-		parked = &PwPools[client->pool].parked;
 
 	/* count it before others can see it, and until they cannot any more */
 	if (state == PW_CLIENT_PARKED)
-		pg_atomic_fetch_add_u32(parked, 1);
+		count_parked(client, 1);
 	moved = pg_atomic_compare_exchange_u64(&client->word, &from,
 										   PW_CLIENT_WORD(generation, state, slot));
 	if (moved ? old == PW_CLIENT_PARKED : state == PW_CLIENT_PARKED)
-		pg_atomic_fetch_sub_u32(parked, 1);
+		count_parked(client, -1);
 	return moved;
+}
+
+static void
+count_parked(const PwShmClient *client, int change)
+{
+	PwShmPool  *pool = &PwPools[client->pool];
+
+	pg_atomic_fetch_add_u32(&pool->parked, change);
+	if (client->high)
+		pg_atomic_fetch_add_u32(&pool->parked_high, change);
 }
 
 /*

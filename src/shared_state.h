@@ -130,6 +130,14 @@ typedef enum PwClientState
 #define PW_EPOLL_GENERATION(data) ((uint32) ((data) >> 32))
 
 /*
+ * A pool has two epoll sets: clients with high priority queue in one, all
+ * others in the other.  Values of "watched".
+ */
+#define PW_WATCH_NORMAL (1 << 0)
+#define PW_WATCH_HIGH	(1 << 1)
+#define PW_WATCH_ALL	(PW_WATCH_NORMAL | PW_WATCH_HIGH)
+
+/*
  * What a slot is doing, and who may give it its next client.
  *
  *		EMPTY --> OPENING --> IDLE <--> BUSY <--> PINNED
@@ -259,6 +267,8 @@ typedef struct PwShmClient
 	 * Written by the worker while ADMITTING, constant until CLOSING.
 	 */
 	int			pool;			/* index, PW_NONE until authenticated */
+	bool		high;			/* by its application: queues in the high set;
+								 * see also pw_client_is_high() */
 	uint64		id;				/* serial number shown to users */
 	int32		cancel_pid;		/* what BackendKeyData says, */
 	int32		cancel_key;		/* and a CancelRequest must repeat */
@@ -332,6 +342,7 @@ typedef struct PwShmSlot
 	int			pool;			/* index, PW_NONE while EMPTY */
 	uint32		worker_generation;	/* of the worker that opened it */
 	uint32		version;		/* of its pool, before it began to log in */
+	bool		reserve;		/* beyond pool_size, for high priority only */
 
 	/*
 	 * It is to end as soon as nothing pins its client, and nobody is given to
@@ -400,12 +411,14 @@ typedef struct PwShmPool
 	/* grows when its role or database may have changed; see changes.c */
 	pg_atomic_uint32 suspect;
 
-	/* the worker looks at the pool's epoll set; see pool.c */
+	/* the worker looks at these of the pool's epoll sets; see pool.c */
 	pg_atomic_uint32 watched;
 	/* a slot went idle while it did not; the worker clears it */
 	pg_atomic_uint32 poked;
-	/* clients in the epoll set, as a hint: 0 saves a look */
+	/* clients in the epoll sets, as a hint: 0 saves a look */
 	pg_atomic_uint32 parked;
+	/* those of them in the high set, likewise */
+	pg_atomic_uint32 parked_high;
 	/* commands cancelled and clients ended, by PwTimeLimit and beyond */
 	pg_atomic_uint64 enforced[PW_NENDS];
 	/* slots in BUSY or PINNED, and the most there ever were */
@@ -572,6 +585,24 @@ pw_selection_covers(const PwSelection *selection, const NameData *database,
 			strcmp(NameStr(selection->database), NameStr(*database)) == 0) &&
 		(NameStr(selection->role)[0] == '\0' ||
 		 strcmp(NameStr(selection->role), NameStr(*role)) == 0);
+}
+
+/*
+ * Does a client have high priority?  By its application from its login on; by
+ * its role or database for as long as that is set.
+ */
+static inline bool
+pw_client_is_high(const PwShmClient *client, const PwShmPool *pool)
+{
+	return client->high || pool->settings.priority == PW_PRIORITY_HIGH;
+}
+
+/* Which of the pool's epoll sets does this slot serve? */
+static inline int
+pw_slot_serves(const PwShmSlot *slot, const PwShmPool *pool)
+{
+	return slot->reserve && pool->settings.priority != PW_PRIORITY_HIGH ?
+		PW_WATCH_HIGH : PW_WATCH_ALL;
 }
 
 extern const char *const pw_pin_reason_names[PW_PIN_NREASONS];

@@ -40,8 +40,9 @@ typedef struct PwSlot
 	PGconn	   *conn;			/* NULL exactly when EMPTY, or an orphan */
 	PwWatch		watch;			/* on the connection's socket */
 	PwTimer		deadline;		/* connect_timeout */
-	int			pool_epfd;		/* sent to the slot as its welcome */
-	bool		opened;			/* and the slot has been welcomed */
+	int			epfd;			/* the pool's epoll sets, sent to the slot */
+	int			high_epfd;		/* when it is welcomed, */
+	bool		opened;			/* and that has been done */
 	uint8	   *holds;			/* bit per client: has its descriptor */
 } PwSlot;
 
@@ -49,7 +50,7 @@ static const PwSlotEvents *events = NULL;
 static PwSlot *slots = NULL;
 
 static const char *begin_connection(PwSlot *slot, const char *database, const char *role);
-static void init_entry(PwShmSlot *shared, int pool, bool cold);
+static void init_entry(PwShmSlot *shared, const PwSlotOrder *order);
 static void slot_watch_again(PwSlot *slot, int wanted);
 static void connect_step(void *arg, int ready);
 static void connect_timed_out(void *arg);
@@ -57,6 +58,7 @@ static void slot_failed(void *arg);
 static void slot_open_failed(PwSlot *slot, const char *message);
 static void read_failure(PwSlot *slot, PwSlotFailure *failure, StringInfo text);
 static void slot_welcome(PwSlot *slot);
+static bool send_welcome(PwSlot *slot);
 static void home_ready(void *arg, int ready);
 static void answer_want(int slot, const PwHomeMessage *message);
 static void slot_close(PwSlot *slot);
@@ -99,19 +101,19 @@ pw_slot_find_empty(void)
 }
 
 bool
-pw_slot_open(int index, int pool, const char *database, const char *role,
-			 int pool_epfd, bool cold, PwSlotFailure *failure)
+pw_slot_open(int index, const PwSlotOrder *order, PwSlotFailure *failure)
 {
 	PwSlot	   *slot = &slots[index];
 
 	memset(failure, 0, sizeof(PwSlotFailure));
-	failure->message = begin_connection(slot, database, role);
+	failure->message = begin_connection(slot, order->database, order->role);
 	if (failure->message != NULL)
 		return false;
-	slot->pool_epfd = pool_epfd;
+	slot->epfd = order->epfd;
+	slot->high_epfd = order->high_epfd;
 	slot->opened = false;
 	slot->holds = MemoryContextAllocZero(TopMemoryContext, (PwControl->max_clients + 7) / 8);
-	init_entry(&PwSlots[index], pool, cold);
+	init_entry(&PwSlots[index], order);
 
 	pw_timer_arm(&slot->deadline,
 				 TimestampTzPlusMilliseconds(pw_loop_now(), pw_connect_timeout),
@@ -161,19 +163,20 @@ begin_connection(PwSlot *slot, const char *database, const char *role)
 
 /* Make the shared entry that of a slot which is being opened. */
 static void
-init_entry(PwShmSlot *shared, int pool, bool cold)
+init_entry(PwShmSlot *shared, const PwSlotOrder *order)
 {
 	LWLockAcquire(&PwControl->lock, LW_EXCLUSIVE);
 	shared->pid = 0;
-	shared->pool = pool;
+	shared->pool = order->pool;
 	shared->worker_generation = PwControl->worker_generation;
-	shared->version = pg_atomic_read_u32(&PwPools[pool].version);
+	shared->version = pg_atomic_read_u32(&PwPools[order->pool].version);
+	shared->reserve = order->reserve;
 	LWLockRelease(&PwControl->lock);
 	shared->client = shared->assigned = PW_NONE;
 	shared->opened_at = shared->state_since = pw_loop_now();
 	shared->pin_reason = shared->session_pin = PW_PIN_NONE;
 	shared->wait_time = shared->longest_wait = 0;
-	shared->cold = cold;
+	shared->cold = order->cold;
 	shared->leaving = false;
 	shared->retire_reason = PW_RETIRE_NONE;
 	shared->is_worn = false;
@@ -299,25 +302,37 @@ read_failure(PwSlot *slot, PwSlotFailure *failure, StringInfo text)
 }
 
 /*
- * The backend has sent its first ReadyForQuery.  Tell it which slot it is and
- * give it the pool's epoll set; it then reports itself idle.
+ * The backend has sent its first ReadyForQuery.  Welcome it; it then reports
+ * itself idle.
  */
 static void
 slot_welcome(PwSlot *slot)
 {
-	int			index = slot - slots;
-	PwHomeMessage welcome = {.kind = PW_HOME_WELCOME,.slot = index,
-	.generation = PwControl->worker_generation};
-
 	pw_timer_disarm(&slot->deadline);
-	if (pw_home_send(PQsocket(slot->conn), &welcome, slot->pool_epfd) != PW_HOME_OK)
+	if (!send_welcome(slot))
 	{
 		slot_open_failed(slot, "could not greet the slot's backend");
 		return;
 	}
 	slot->opened = true;
 	pw_watch_add(&slot->watch, PQsocket(slot->conn), PW_READ, home_ready, slot_failed, slot);
-	events->opened(index);
+	events->opened(slot - slots);
+}
+
+/*
+ * Tell a backend which slot it is, and give it the pool's epoll sets.
+ */
+static bool
+send_welcome(PwSlot *slot)
+{
+	PwHomeMessage message = {.kind = PW_HOME_HIGH_SET,.slot = slot - slots,
+	.generation = PwControl->worker_generation};
+	int			sock = PQsocket(slot->conn);
+
+	if (pw_home_send(sock, &message, slot->high_epfd) != PW_HOME_OK)
+		return false;
+	message.kind = PW_HOME_WELCOME;
+	return pw_home_send(sock, &message, slot->epfd) == PW_HOME_OK;
 }
 
 /*

@@ -21,6 +21,18 @@ typedef struct PwSlotFailure
 	bool		needs_password; /* the server asked for one */
 } PwSlotFailure;
 
+/* What a slot is opened for. */
+typedef struct PwSlotOrder
+{
+	int			pool;			/* index */
+	const char *database;
+	const char *role;
+	int			epfd;			/* the pool's epoll sets: normal */
+	int			high_epfd;		/* and high priority */
+	bool		cold;			/* a client waits for it */
+	bool		reserve;		/* for high priority only */
+} PwSlotOrder;
+
 /* What slot.c tells its only user, pool.c. */
 typedef struct PwSlotEvents
 {
@@ -46,12 +58,9 @@ extern void pw_slot_init(const PwSlotEvents *events);
 /*
  * Begin to open an EMPTY slot for a pool.  Returns at once; one of the events
  * follows, but not before this has returned.  False, with *failure filled, if
- * no attempt could be made; the slot is EMPTY then.  "cold" says that a client
- * waits for it.
+ * no attempt could be made; the slot is EMPTY then.
  */
-extern bool pw_slot_open(int slot, int pool, const char *database,
-						 const char *role, int pool_epfd, bool cold,
-						 PwSlotFailure *failure);
+extern bool pw_slot_open(int slot, const PwSlotOrder *order, PwSlotFailure *failure);
 
 /* Find an EMPTY slot, or PW_NONE. */
 extern int	pw_slot_find_empty(void);

@@ -33,7 +33,8 @@ typedef struct PwSlotSelf
 	int			index;			/* of the slot; PW_NONE until then */
 	PwShmSlot  *slot;			/* NULL until then */
 	PwShmPool  *pool;			/* NULL until then */
-	int			pool_epfd;		/* the pool's epoll set, our copy; or -1 */
+	int			pool_epfd;		/* the pool's epoll sets, our copies; or -1: */
+	int			high_epfd;		/* normal and high priority */
 	uint32		worker_generation;	/* of the worker that opened us */
 
 	/*

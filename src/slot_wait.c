@@ -84,6 +84,7 @@ static bool counted_active = false;
 static void tell_worker(void);
 static void declare(PwSlotActivity activity, PwPinReason reason);
 static bool is_keeping(PwPinReason reason);
+static bool is_queue_watched(void);
 static bool undeclare(void);
 static bool take_assignment(void);
 static void await_decision(void);
@@ -215,12 +216,23 @@ declare(PwSlotActivity activity, PwPinReason reason)
 	/* under debug_always_switch the worker may count on us to be idle soon */
 	(void) pg_atomic_exchange_u32(&PwSelf.slot->activity, activity);
 	if (((activity == PW_SLOT_IDLE || pw_debug_always_switch) &&
-		 pg_atomic_read_u32(&PwSelf.pool->watched) == 0) ||
+		 !is_queue_watched()) ||
 		pw_pool_service(PwSelf.pool) != PW_SERVICE_OPEN)
 	{
 		pg_atomic_write_u32(&PwSelf.pool->poked, 1);
 		pw_wake_worker();
 	}
+}
+
+/*
+ * Does the worker look at all of the queue that we could serve?
+ */
+static bool
+is_queue_watched(void)
+{
+	uint32		serves = pw_slot_serves(PwSelf.slot, PwSelf.pool);
+
+	return (pg_atomic_read_u32(&PwSelf.pool->watched) & serves) == serves;
 }
 
 /*

@@ -75,6 +75,7 @@ typedef struct ClientCopy
 	PoolName	pool;
 	int			slot;			/* or PW_NONE */
 	int			pid;			/* of the slot, 0 if none */
+	bool		high;			/* has priority */
 } ClientCopy;
 
 PG_FUNCTION_INFO_V1(pool_worker_status_1_0);
@@ -352,6 +353,8 @@ copy_client(int index, ClientCopy *copy)
 	copy->state = PW_WORD_STATE(after);
 	copy->slot = PW_WORD_SLOT(after);
 	copy->pid = (copy->slot == PW_NONE) ? 0 : PwSlots[copy->slot].pid;
+	copy->high = copy->client.pool != PW_NONE &&
+		pw_client_is_high(&copy->client, &PwPools[copy->client.pool]);
 	copy_pool_name(copy->client.pool, &copy->pool);
 
 	LWLockRelease(&PwControl->lock);
@@ -382,6 +385,7 @@ emit_client(ReturnSetInfo *rsinfo, ClientCopy *copy)
 	row_time(&row, client->connected_at);
 	row_datum(&row, Int64GetDatum((int64) client->transactions));
 	row_datum(&row, Float8GetDatum(client->last_wait / 1000.0));
+	row_text(&row, copy->client.pool == PW_NONE ? NULL : copy->high ? "high" : "normal");
 	row_emit(&row, rsinfo);
 }
 
