@@ -34,6 +34,7 @@ OBJS = \
 	src/pin_request.o \
 	src/pool.o \
 	src/pool_changes.o \
+	src/pool_reserve.o \
 	src/pool_settings.o \
 	src/pool_size.o \
 	src/prepared_statements.o \

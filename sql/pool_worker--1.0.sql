@@ -39,7 +39,8 @@ CREATE FUNCTION pool_status(
     OUT idle_in_transaction_timeouts int8,
     OUT client_idle_timeouts int8,
     OUT opened       int8,      -- slots
-    OUT unanswered   int8       -- slots given up by the health check
+    OUT unanswered   int8,      -- slots given up by the health check
+    OUT reserve      int4       -- open slots of the reserve, of all slots
 )
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'pool_worker_status_1_0'
@@ -81,7 +82,8 @@ CREATE FUNCTION pool_slots(
     OUT attaches     int8,      -- clients it was given since then
     OUT opened_at    timestamptz,
     OUT memory       int8,      -- bytes, when it was last asked
-    OUT retiring     text       -- why it will be replaced, or NULL
+    OUT retiring     text,      -- why it will be replaced, or NULL
+    OUT reserve      bool       -- beyond pool_size, for high priority only
 )
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'pool_worker_slots_1_0'

@@ -136,7 +136,6 @@ static bool is_leftover(char type);
 static void skip_message(void);
 static void serve_next(void);
 static bool is_passing_by(void);
-static bool is_out_of_place(void);
 static bool try_queue(void);
 static int	take_from_queue(void);
 static int	take_from_set(int epfd);
@@ -638,7 +637,7 @@ serve_next(void)
 			if (start_command())
 				return;
 		}
-		else if (reason == PW_PIN_NONE && (is_passing_by() || is_out_of_place()))
+		else if (reason == PW_PIN_NONE && is_passing_by())
 			pw_park_client(0);
 
 		pw_wait_for_work(PwSelf.client == PW_NONE ? PW_PIN_NONE : pin_reason());
@@ -652,24 +651,14 @@ serve_next(void)
 /*
  * Many clients connect for one transaction and leave.  So after the first one
  * we do not wait for the next: if it is a goodbye, the worker can hear that as
- * well, together with the next client who knocks.
+ * well, together with the next client who knocks.  And a slot of the reserve
+ * keeps nobody.
  */
 static bool
 is_passing_by(void)
 {
 	return PwSelf.client != PW_NONE && PwClients[PwSelf.client].said_hello &&
-		PwClients[PwSelf.client].transactions == 1;
-}
-
-/*
- * Is our client one that this slot is not for?  It was when it came, but its
- * role or database has lost its priority.
- */
-static bool
-is_out_of_place(void)
-{
-	return PwSelf.client != PW_NONE && PwSelf.slot->reserve &&
-		!pw_client_is_high(&PwClients[PwSelf.client], PwSelf.pool);
+		(PwClients[PwSelf.client].transactions == 1 || PwSelf.slot->reserve);
 }
 
 /*

@@ -19,11 +19,12 @@
 
 #include "metrics.h"
 
-/* Counters of a pool that only feed a rate. */
+/* Numbers of a pool that only feed a rate. */
 typedef struct RateParts
 {
 	uint64		attaches;
 	uint64		cold_slots;
+	int			reserve_in_use;
 } RateParts;
 
 const char *const pw_pool_health_names[PW_POOL_NHEALTHS] = {
@@ -135,6 +136,10 @@ const PwMetricInfo pw_pool_metrics[] = {
 	[PW_POOL_UNANSWERED] = {
 		"unanswered", PW_METRIC_COUNTER,
 		"Slots given up because they did not answer a health check."
+	},
+	[PW_POOL_RESERVE] = {
+		"reserve", PW_METRIC_GAUGE,
+		"Open slots of the reserve, which serve high priority only."
 	},
 };
 
@@ -274,7 +279,12 @@ sample_slot(PwPoolSample *sample, RateParts *parts, const PwShmSlot *slot)
 		sample->value[PW_POOL_SLOTS] += 1;
 	}
 
-	if (slot->session_pin != PW_PIN_NONE)
+	if (slot->reserve && metric != PW_POOL_NMETRICS)
+		sample->value[PW_POOL_RESERVE] += 1;
+	if (slot->reserve && (metric == PW_POOL_ACTIVE || metric == PW_POOL_PINNED))
+		parts->reserve_in_use++;
+
+	if (slot->session_pin != PW_PIN_NONE && !slot->reserve)
 		sample->value[PW_POOL_PINNED_SESSIONS] += 1;
 	sample->value[PW_POOL_WAIT_TIME] += milliseconds(slot->wait_time);
 	sample->value[PW_POOL_LONGEST_WAIT] = Max(sample->value[PW_POOL_LONGEST_WAIT],
@@ -295,7 +305,8 @@ sample_rates(PwPoolSample *sample, const RateParts *parts)
 	uint64		opened = Min(parts->cold_slots, parts->attaches);
 	double		apart = Min(sample->value[PW_POOL_PINNED_SESSIONS],
 							sample->value[PW_POOL_MAX_PINNED]);
-	double		in_use = sample->value[PW_POOL_ACTIVE] + sample->value[PW_POOL_PINNED];
+	double		in_use = sample->value[PW_POOL_ACTIVE] + sample->value[PW_POOL_PINNED] -
+	parts->reserve_in_use;
 
 	sample->value[PW_POOL_UTILIZATION] =
 		percent(Max(in_use - apart, 0), sample->value[PW_POOL_SIZE]);

@@ -60,6 +60,7 @@ typedef enum PwPoolMetric
 	PW_POOL_CLIENT_IDLE_TIMEOUTS,
 	PW_POOL_SLOTS_OPENED,
 	PW_POOL_UNANSWERED,
+	PW_POOL_RESERVE,
 
 	PW_POOL_NMETRICS			/* keep last */
 } PwPoolMetric;

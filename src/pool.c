@@ -382,7 +382,7 @@ slot_opened(int slot)
 	pool->shared->opened++;
 	if (PwSlots[slot].cold)
 		pool->shared->cold_slots++;
-	pw_pool_open_succeeded(pool);
+	pw_pool_open_succeeded(pool, PwSlots[slot].reserve);
 }
 
 /*
@@ -1113,7 +1113,7 @@ worth_watching(PwPool *pool)
 		return PW_WATCH_ALL;
 	if (find_idle_slot(pool, PW_WATCH_HIGH, PW_NONE) != PW_NONE)
 		return PW_WATCH_HIGH;
-	return 0;
+	return pw_reserve_can_grow(pool);
 }
 
 void

@@ -90,10 +90,11 @@ extern int	pw_pool_slot_limit(PwPool *pool);
 extern int	pw_pool_usable_slots(PwPool *pool);
 extern bool pw_pool_open_another(PwPool *pool);
 extern bool pw_pool_has_room(void);
-extern void pw_pool_open_succeeded(PwPool *pool);
+extern void pw_pool_open_succeeded(PwPool *pool, bool reserve);
 extern void pw_pool_open_failed(int slot, int pool, const PwSlotFailure *failure);
 extern void pw_pool_slot_gone(PwPool *pool);
 extern void pw_pool_look_after(PwPool *pool);
+extern void pw_pool_open_slot(PwPool *pool, bool cold, bool reserve);
 
 /* in slot_failure.c */
 extern void pw_slot_failure_note(PwPool *pool, const PwSlotFailure *failure);
@@ -106,6 +107,13 @@ extern void pw_slot_life_tick(PwPool *pool);	/* once in a second */
 extern int	pw_slot_life_recycle(PwPool *pool); /* how many will be replaced */
 extern void pw_slot_life_opened(PwPool *pool);
 extern void pw_slot_life_not_opened(PwPool *pool);
+
+/* in pool_reserve.c */
+extern int	pw_reserve_slots(PwPool *pool);
+extern int	pw_reserve_can_grow(PwPool *pool);
+extern uint32 pw_reserve_alarm(PwPool *pool);
+extern void pw_reserve_want(PwPool *pool);
+extern void pw_reserve_look(PwPool *pool);
 
 /* in pool_changes.c */
 extern void pw_pool_changes_work(void);

@@ -61,7 +61,6 @@ static bool is_unused(PwPool *pool);
 static bool is_forgotten(PwPool *pool);
 static void retire_slots(PwPool *pool);
 static void release_claimed_slots(void);
-static void open_slot(PwPool *pool, bool cold);
 static void make_room(PwPool *needy);
 static void retire_idle(PwPool *pool);
 static bool has_queue(PwPool *pool);
@@ -231,7 +230,8 @@ retire_slots(PwPool *pool)
 {
 	int			slot;
 
-	while ((slot = pw_pool_claim_idle(pool, false)) != PW_NONE)
+	while ((slot = pw_pool_claim_idle(pool, false)) != PW_NONE ||
+		   (slot = pw_pool_claim_idle(pool, true)) != PW_NONE)
 		pw_pool_hand_over(slot, PW_NONE);
 	pool->last_used_at = 0;
 }
@@ -269,6 +269,7 @@ check_pool(PwPool *pool)
 {
 	int			missing;
 
+	pw_reserve_look(pool);
 	set_alarm(pool);
 	missing = wanted_slots(pool) - pw_pool_usable_slots(pool) - pool->shared->opening;
 	while (missing-- > 0 && pw_pool_open_another(pool))
@@ -290,8 +291,8 @@ wanted_slots(PwPool *pool)
 }
 
 /*
- * Have ourselves woken when there will be too few idle slots, if we could do
- * anything about it.
+ * Have ourselves woken when there will be too few idle slots, or the reserve has
+ * to be opened, if we could do anything about it.
  */
 static void
 set_alarm(PwPool *pool)
@@ -303,6 +304,7 @@ set_alarm(PwPool *pool)
 	if (min_idle > 0 && slots < pw_pool_slot_limit(pool) && !pool->wants_slot &&
 		pool->retry.expires_at == 0)
 		mark = Max(slots - min_idle, 0) + 1;
+	mark = Min(mark, pw_reserve_alarm(pool));
 	pg_atomic_exchange_u32(&pool->shared->alarm_at, mark);
 }
 
@@ -312,11 +314,11 @@ pw_pool_open_another(PwPool *pool)
 	int			before = pool->shared->opening;
 
 	if (pool->retry.expires_at == 0)
-		open_slot(pool, false);
+		pw_pool_open_slot(pool, false, false);
 	return pool->shared->opening > before;
 }
 
-/* Slots that are open and go on serving. */
+/* Slots that are open and go on serving, without the reserve. */
 int
 pw_pool_usable_slots(PwPool *pool)
 {
@@ -327,9 +329,9 @@ pw_pool_usable_slots(PwPool *pool)
 		if (PwSlots[i].pool == index &&
 			PwSlots[i].worker_generation == PwControl->worker_generation &&
 			pg_atomic_read_u32(&PwSlots[i].activity) != PW_SLOT_OPENING &&
-			pw_slot_is_ending(&PwSlots[i], pool->shared))
+			!PwSlots[i].reserve && pw_slot_is_ending(&PwSlots[i], pool->shared))
 			ending++;
-	return Max(pool->shared->slots - ending, 0);
+	return Max(pool->shared->slots - pw_reserve_slots(pool) - ending, 0);
 }
 
 /*
@@ -338,10 +340,15 @@ pw_pool_usable_slots(PwPool *pool)
 void
 pw_pool_want_slot(PwPool *pool)
 {
-	if (!pw_pool_can_grow(pool) || !has_queue(pool))
+	if (!pw_pool_can_grow(pool))
+	{
+		pw_reserve_want(pool);
 		return;
-	if (pool->shared->slots == 0 || pool->shared->opening > 0 || pool->growth_due)
-		open_slot(pool, true);
+	}
+	if (!has_queue(pool))
+		return;
+	if (pw_pool_usable_slots(pool) == 0 || pool->shared->opening > 0 || pool->growth_due)
+		pw_pool_open_slot(pool, true, false);
 	else
 		pw_timer_arm(&pool->growth,
 					 TimestampTzPlusMilliseconds(pw_loop_now(), GROWTH_DELAY_MS),
@@ -395,15 +402,16 @@ coming_slots(PwPool *pool)
 	int			coming = 0;
 
 	for (int i = 0; i < PwControl->max_slots; i++)
-		if (PwSlots[i].pool == index &&
+		if (PwSlots[i].pool == index && !PwSlots[i].reserve &&
 			pg_atomic_read_u32(&PwSlots[i].activity) == PW_SLOT_OPENING)
 			coming++;
 	return coming;
 }
 
 /*
- * How many slots the pool may have.  Up to max_pinned of those that are kept for
- * a client's session do not count, for they are no use to anybody else.
+ * How many slots the pool may have, beside the reserve.  Up to max_pinned of
+ * those that are kept for a client's session do not count, for they are no use
+ * to anybody else.
  */
 int
 pw_pool_slot_limit(PwPool *pool)
@@ -412,7 +420,7 @@ pw_pool_slot_limit(PwPool *pool)
 	int			pinned = 0;
 
 	for (int i = 0; i < PwControl->max_slots; i++)
-		if (PwSlots[i].pool == index &&
+		if (PwSlots[i].pool == index && !PwSlots[i].reserve &&
 			PwSlots[i].worker_generation == PwControl->worker_generation &&
 			PwSlots[i].session_pin != PW_PIN_NONE)
 			pinned++;
@@ -435,8 +443,8 @@ has_queue(PwPool *pool)
  * Open one more slot, or if there is no room under max_slots see to it that
  * some is made.
  */
-static void
-open_slot(PwPool *pool, bool cold)
+void
+pw_pool_open_slot(PwPool *pool, bool cold, bool reserve)
 {
 	int			slot;
 	PwSlotOrder order = {.pool = pool->shared - PwPools,
@@ -444,7 +452,7 @@ open_slot(PwPool *pool, bool cold)
 		.role = NameStr(pool->shared->role),
 		.epfd = pool->epfd,
 		.high_epfd = pool->high_epfd,
-	.cold = cold};
+	.cold = cold,.reserve = reserve};
 	PwSlotFailure failure;
 
 	/* nobody is served, and its database may be about to be replaced */
@@ -575,16 +583,17 @@ is_surplus(const PwShmSlot *slot)
 {
 	uint32		activity = pg_atomic_read_u32((pg_atomic_uint32 *) &slot->activity);
 
-	return slot->worker_generation == PwControl->worker_generation && !slot->leaving &&
-		slot->session_pin == PW_PIN_NONE &&
+	return slot->worker_generation == PwControl->worker_generation &&
+		!slot->leaving && !slot->reserve && slot->session_pin == PW_PIN_NONE &&
 		(activity == PW_SLOT_IDLE || activity == PW_SLOT_BUSY || activity == PW_SLOT_PINNED);
 }
 
 void
-pw_pool_open_succeeded(PwPool *pool)
+pw_pool_open_succeeded(PwPool *pool, bool reserve)
 {
 	pw_slot_failure_forget(pool);
-	pw_slot_life_opened(pool);
+	if (!reserve)
+		pw_slot_life_opened(pool);
 	serve_wanting_pools();
 	check_pool(pool);
 }

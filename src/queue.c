@@ -101,6 +101,7 @@ typedef struct PwSlotUse
 	int			free;			/* idle, or about to be */
 	int			opening;
 	int			in_transaction; /* idle in one */
+	int			reserve;		/* of that, which is not counted above */
 	int			pinned;			/* between transactions, */
 	int			pinned_by[PW_PIN_NREASONS]; /* and why */
 } PwSlotUse;
@@ -525,10 +526,12 @@ describe(PwLook *look)
 	if (look->detail != NULL)
 		return;
 	count_slots(pool, &use);
-	look->detail = psprintf("Clients waiting: %d.  Slots: %d of at most %d (active: %d, opening: %d, idle in transaction: %d, pinned: %d%s).",
+	look->detail = psprintf("Clients waiting: %d.  Slots: %d of at most %d (active: %d, opening: %d, idle in transaction: %d, pinned: %d%s).%s",
 							look->nwaiters, use.total, pw_pool_slot_limit(pool),
 							count_active(&use), use.opening, use.in_transaction,
-							use.pinned, list_pins(&use));
+							use.pinned, list_pins(&use),
+							use.reserve == 0 ? "" :
+							psprintf("  Reserve for high priority: %d.", use.reserve));
 	if (pool->shared->last_error_at != 0)
 		look->detail = psprintf("%s  The last login of a slot failed: %s",
 								look->detail, pool->shared->last_error);
@@ -549,6 +552,11 @@ count_slots(PwPool *pool, PwSlotUse *use)
 		if (PwSlots[i].pool != index ||
 			PwSlots[i].worker_generation != PwControl->worker_generation)
 			continue;
+		if (PwSlots[i].reserve && activity != PW_SLOT_OPENING)
+		{
+			use->reserve++;
+			continue;
+		}
 		use->total++;
 		if (activity == PW_SLOT_OPENING)
 			use->opening++;

@@ -54,6 +54,7 @@ typedef struct PwSlotLife
 static PwSlotLife *lives = NULL;
 
 static bool is_open(int slot, PwPool *pool);
+static void set_due(int slot, PwRetireReason reason);
 static PwRetireReason why_due(int slot, PwPool *pool);
 static bool is_too_old(int slot, const PwPoolSettings *settings);
 static void ask(int slot);
@@ -90,7 +91,7 @@ pw_slot_life_tick(PwPool *pool)
 		if (!is_open(i, pool))
 			continue;
 		if (PwSlots[i].retire_reason == PW_RETIRE_NONE)
-			PwSlots[i].retire_reason = why_due(i, pool);
+			set_due(i, why_due(i, pool));
 		check_health(i, pool);
 		if (lives[i].answer_by == 0)
 			ask(i);
@@ -109,7 +110,7 @@ pw_slot_life_recycle(PwPool *pool)
 			continue;
 		n++;
 		if (PwSlots[i].retire_reason == PW_RETIRE_NONE)
-			PwSlots[i].retire_reason = PW_RETIRE_RECYCLED;
+			set_due(i, PW_RETIRE_RECYCLED);
 	}
 	replace_due(pool);
 	return n;
@@ -149,6 +150,18 @@ is_open(int slot, PwPool *pool)
 		PwSlots[slot].worker_generation == PwControl->worker_generation &&
 		activity != PW_SLOT_EMPTY && activity != PW_SLOT_OPENING &&
 		activity != PW_SLOT_GONE && !PwSlots[slot].leaving;
+}
+
+/*
+ * Note that a slot has to be replaced, unless there is no reason to.  One of
+ * the reserve just goes: another one is opened when it is needed.
+ */
+static void
+set_due(int slot, PwRetireReason reason)
+{
+	PwSlots[slot].retire_reason = reason;
+	if (reason != PW_RETIRE_NONE && PwSlots[slot].reserve)
+		pw_pool_retire(slot);
 }
 
 static PwRetireReason
@@ -243,7 +256,8 @@ give_up(int slot, PwPool *pool)
 			 errdetail("Process %d has been asked %d ms ago.",
 					   PwSlots[slot].pid, pw_health_check_timeout)));
 	pw_pool_hand_over(slot, PW_NONE);
-	pw_pool_open_another(pool);
+	if (!PwSlots[slot].reserve)
+		pw_pool_open_another(pool);
 }
 
 /*

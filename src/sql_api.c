@@ -326,6 +326,7 @@ emit_slot(ReturnSetInfo *rsinfo, int index, SlotCopy *copy)
 	row_time(&row, copy->slot.opened_at);
 	row_datum(&row, Int64GetDatum((int64) copy->slot.memory));
 	row_retire_reason(&row, &copy->slot);
+	row_datum(&row, BoolGetDatum(copy->slot.reserve));
 	row_emit(&row, rsinfo);
 }
 

@@ -39,16 +39,14 @@ sub connected
 		%params);
 
 	$client->{name} = $name;
-	$client->{id}   = $node->value(
-		'SELECT max(client) FROM pool_clients()');
+	$client->{id}   = $node->value('SELECT max(client) FROM pool_clients()');
 	return $client;
 }
 
 sub about
 {
 	my ($client, $columns) = @_;
-	return
-	  "SELECT $columns FROM pool_clients() WHERE client = $client->{id}";
+	return "SELECT $columns FROM pool_clients() WHERE client = $client->{id}";
 }
 
 # The only slot is taken, by a transaction.
@@ -67,7 +65,8 @@ sub ask_and_wait
 {
 	foreach my $client (@_)
 	{
-		$client->send(query("INSERT INTO served (who) VALUES ('$client->{name}')"));
+		$client->send(
+			query("INSERT INTO served (who) VALUES ('$client->{name}')"));
 		$node->until(
 			sub { $node->value(about($client, 'state')) eq 'waiting' })
 		  or die "$client->{name} does not wait";
@@ -109,15 +108,15 @@ note 'without a list';
 	ask_and_wait(@clients);
 	$holder->val('COMMIT');
 	served_in_order([ 'n1 h1 n2', 'first come, first served' ], @clients);
-	is( $node->value('SELECT DISTINCT priority FROM pool_clients()'),
+	is($node->value('SELECT DISTINCT priority FROM pool_clients()'),
 		'normal', 'nobody has priority');
 
 	note 'the list is for those who log in from now on';
 	$node->set(
 		'pool_worker.priority_applications' => q{VIP, vip, "My App, too"});
 	my $late = connected('h2', 'vip');
-	is($node->value(about($clients[1], 'priority')), 'normal',
-		'who was there before remains what he was');
+	is($node->value(about($clients[1], 'priority')),
+		'normal', 'who was there before remains what he was');
 	is($node->value(about($late, 'priority')), 'high', 'a new one');
 	all_leave(@clients, $holder, $late);
 }
@@ -144,6 +143,7 @@ note 'names';
 
 	my $other = connected('?', 'other');
 	$other->val(q{SET application_name = 'vip'});
+	$other->val('SELECT 1');
 	$node->soon(about($other, 'priority, application'),
 		'normal|vip', 'a name taken later does not count');
 	my $options = $node->client(
@@ -184,24 +184,27 @@ note 'the slot serves them first';
 
 	note 'a login goes first as well';
 	take_slot($holder);
-	ask_and_wait(@normal[ 0, 1 ]);
+	$node->value('SELECT pg_advisory_lock(1)');
+	$normal[0]->send(query('SELECT pg_advisory_lock(1)'));
+	$node->soon('SELECT waiting FROM pool_status()', 1, 'somebody waits');
 	my $login = $node->raw('pool');
 	$login->send_startup(
 		user             => 'alice',
 		database         => 'postgres',
 		application_name => 'vip');
-	$node->soon('SELECT waiting FROM pool_status()', 3, 'it waits');
+	$node->soon('SELECT waiting FROM pool_status()', 2, 'it waits, too');
 	$holder->val('COMMIT');
-	$login->finish_startup;
-	is($login->val('SELECT count(*) <= 1 FROM served'), 't', 'it is served');
-	served_in_order([ 'n1 n2', 'and so are the others' ], @normal[ 0, 1 ]);
+	ok($login->finish_startup,
+		'it is let in before the other keeps the slot');
+	$node->value('SELECT pg_advisory_unlock(1)');
+	$normal[0]->answer;
 	all_leave(@normal, @high, $holder, $login);
 }
 
 note 'the worker gives them their slot first';
 {
 	my @normal = map { connected("n$_", 'plain') } 1 .. 2;
-	my $high   = connected('h1', 'vip');
+	my $high   = connected('h1',     'vip');
 	my $holder = connected('holder', 'plain');
 
 	take_slot($holder);
@@ -219,13 +222,14 @@ note 'who is refused first';
 $node->set('pool_worker.max_waiting' => 2);
 {
 	my @normal = map { connected("n$_", 'plain') } 1 .. 2;
-	my $high   = connected('h1', 'vip');
+	my $high   = connected('h1',     'vip');
 	my $holder = connected('holder', 'plain');
 
 	take_slot($holder);
 	ask_and_wait(@normal);
 	$high->send(query(q{INSERT INTO served (who) VALUES ('h1')}));
-	like($normal[1]->answer->{error}{M},
+	like(
+		$normal[1]->answer->{error}{M},
 		qr/^too many clients are waiting/,
 		'a normal client, though it was there before');
 	$holder->val('COMMIT');
@@ -278,8 +282,8 @@ foreach my $always ('off', 'on')
 			return 1;
 		},
 		60);
-	is(scalar @unfinished, 0,  'everybody is served');
-	is(join("\n", @wrong), '', 'and hears its own answers');
+	is(scalar @unfinished,  0,   'everybody is served');
+	is(join("\n", @wrong),  '',  'and hears its own answers');
 	is($_->val('SELECT 1'), '1', 'the silent ones, too')
 	  foreach @clients[ 18 .. 23 ];
 	$_->reset foreach @clients[ 0 .. 11 ];
