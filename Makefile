@@ -36,6 +36,7 @@ OBJS = \
 	src/pool_changes.o \
 	src/pool_reserve.o \
 	src/pool_settings.o \
+	src/pool_share.o \
 	src/pool_size.o \
 	src/prepared_statements.o \
 	src/priority.o \

@@ -40,7 +40,8 @@ CREATE FUNCTION pool_status(
     OUT client_idle_timeouts int8,
     OUT opened       int8,      -- slots
     OUT unanswered   int8,      -- slots given up by the health check
-    OUT reserve      int4       -- open slots of the reserve, of all slots
+    OUT reserve      int4,      -- open slots of the reserve, of all slots
+    OUT share        int4       -- slots it is entitled to of max_slots
 )
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'pool_worker_status_1_0'

@@ -141,6 +141,10 @@ const PwMetricInfo pw_pool_metrics[] = {
 		"reserve", PW_METRIC_GAUGE,
 		"Open slots of the reserve, which serve high priority only."
 	},
+	[PW_POOL_SHARE] = {
+		"share", PW_METRIC_GAUGE,
+		"The slots that the pool is entitled to of max_slots, as many as it needs at most."
+	},
 };
 
 StaticAssertDecl(lengthof(pw_pool_metrics) == PW_POOL_NMETRICS,
@@ -231,6 +235,7 @@ sample_pool(PwPoolSample *sample, RateParts *parts, int pool)
 	sample->value[PW_POOL_CLIENTS] = shared->clients;
 	sample->value[PW_POOL_WAITING] = shared->waiting;
 	sample->value[PW_POOL_SIZE] = shared->pool_size;
+	sample->value[PW_POOL_SHARE] = shared->share;
 	sample->value[PW_POOL_PEAK_ACTIVE] =
 		pg_atomic_read_u32((pg_atomic_uint32 *) &shared->peak_active);
 	sample->value[PW_POOL_TRANSACTIONS] = shared->past_transactions;

@@ -61,6 +61,7 @@ typedef enum PwPoolMetric
 	PW_POOL_SLOTS_OPENED,
 	PW_POOL_UNANSWERED,
 	PW_POOL_RESERVE,
+	PW_POOL_SHARE,
 
 	PW_POOL_NMETRICS			/* keep last */
 } PwPoolMetric;

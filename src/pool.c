@@ -139,7 +139,8 @@ pw_pool_init(void)
 		pool->watch.fd = pool->high_watch.fd = -1;
 		pg_atomic_write_u32(&pool->shared->parked, 0);
 		pg_atomic_write_u32(&pool->shared->parked_high, 0);
-		pool->shared->slots = pool->shared->opening = 0;
+		pg_atomic_write_u32(&pool->shared->yield, 0);
+		pool->shared->slots = pool->shared->opening = pool->shared->share = 0;
 		pool->shared->clients = pool->shared->waiting = 0;
 		if (pool->shared->in_use && !pool_open_sets(pool))
 			pool->shared->in_use = false;
@@ -498,7 +499,7 @@ pool_create(const PwLogin *login, PwReport *why)
 
 		if (pool->shared->in_use)
 			continue;
-		pool->shared->slots = pool->shared->opening = 0;
+		pool->shared->slots = pool->shared->opening = pool->shared->share = 0;
 		pool->shared->clients = pool->shared->waiting = 0;
 		pool->shared->failed = pool->shared->cold_slots = 0;
 		pool->shared->opened = pool->shared->unanswered = 0;
@@ -978,6 +979,7 @@ pw_pool_take_away_client(int slot)
 	return true;
 }
 
+/*
  * Claim the slot that has been idle longest, of the reserve or of the others,
  * to be retired.
  */

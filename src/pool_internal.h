@@ -35,6 +35,7 @@ typedef struct PwPool
 
 	/* pool_size.c's */
 	int			min_slots;		/* to be kept open */
+	int			need;			/* slots, see pool_share.c */
 	bool		prewarmed;		/* listed in pool_worker.prewarm */
 	bool		wants_slot;		/* had to wait for room under max_slots */
 	PwTimer		growth;			/* armed while waiting whether it must grow */
@@ -114,6 +115,11 @@ extern int	pw_reserve_can_grow(PwPool *pool);
 extern uint32 pw_reserve_alarm(PwPool *pool);
 extern void pw_reserve_want(PwPool *pool);
 extern void pw_reserve_look(PwPool *pool);
+
+/* in pool_share.c */
+extern void pw_share_compute(void);
+extern void pw_share_serve(void (*serve) (PwPool *pool));
+extern void pw_share_make_room(PwPool *needy, bool cold);
 
 /* in pool_changes.c */
 extern void pw_pool_changes_work(void);

@@ -121,6 +121,8 @@ pw_reserve_alarm(PwPool *pool)
 	if (pw_reserve_can_grow(pool) == 0)
 		return PG_UINT32_MAX;
 	count_use(pool, &use);
+	if (use.counted >= use.threshold)
+		return PG_UINT32_MAX;	/* there is no room for it */
 	return use.threshold + use.beside;
 }
 

@@ -61,7 +61,6 @@ static bool is_unused(PwPool *pool);
 static bool is_forgotten(PwPool *pool);
 static void retire_slots(PwPool *pool);
 static void release_claimed_slots(void);
-static void make_room(PwPool *needy);
 static void retire_idle(PwPool *pool);
 static bool has_queue(PwPool *pool);
 static void grow(void *arg);
@@ -69,6 +68,7 @@ static void grow_failed(void *arg);
 static void login_failed(PwPool *pool, const PwSlotFailure *failure);
 static void prewarm_pair(const char *database, const char *role, void *arg);
 static void serve_wanting_pools(void);
+static void serve_wanting_pool(PwPool *pool);
 static void reclaimed(int slot);
 
 void
@@ -161,6 +161,7 @@ tick(void *arg)
 	(void) pw_slot_reclaim_orphans(reclaimed);
 	pw_pool_changes_tick();
 	serve_wanting_pools();
+	pw_share_compute();
 
 	for (int i = 0; i < PwControl->max_pools; i++)
 	{
@@ -468,8 +469,11 @@ pw_pool_open_slot(PwPool *pool, bool cold, bool reserve)
 
 	if (!pw_pool_has_room())
 	{
+		/* nobody has to make room for a reserve that is not needed yet */
+		if (reserve && !cold)
+			return;
 		pool->wants_slot = true;
-		make_room(pool);
+		pw_share_make_room(pool, cold);
 		return;
 	}
 	pool->wants_slot = false;
@@ -496,38 +500,6 @@ bool
 pw_pool_has_room(void)
 {
 	return slots_in_use < PwControl->max_slots && pw_slot_find_empty() != PW_NONE;
-}
-
-/*
- * Retire the longest idle slot of a pool that has more than its minimum.
- */
-static void
-make_room(PwPool *needy)
-{
-	PwPool	   *victim = NULL;
-	int			slot;
-
-	for (int i = 0; i < PwControl->max_pools; i++)
-	{
-		PwPool	   *pool = &PwLocalPools[i];
-
-		if (!pool->shared->in_use || pool == needy ||
-			pool->shared->slots <= pool->min_slots)
-			continue;
-		if (victim == NULL || pool->last_used_at < victim->last_used_at)
-		{
-			slot = pw_pool_claim_idle(pool, false);
-			if (slot == PW_NONE)
-				continue;
-			pw_pool_release(slot);
-			victim = pool;
-		}
-	}
-	if (victim == NULL)
-		return;
-	slot = pw_pool_claim_idle(victim, false);
-	if (slot != PW_NONE)
-		pw_pool_hand_over(slot, PW_NONE);
 }
 
 /*
@@ -622,8 +594,9 @@ void
 pw_pool_slot_gone(PwPool *pool)
 {
 	slots_in_use--;
-	pw_pool_look_after(pool);
 	serve_wanting_pools();
+	if (pool->shared->in_use)
+		pw_pool_look_after(pool);
 }
 
 /* Something has changed for this pool; it may be gone afterwards. */
@@ -639,15 +612,16 @@ pw_pool_look_after(PwPool *pool)
 static void
 serve_wanting_pools(void)
 {
-	for (int i = 0; i < PwControl->max_pools; i++)
-	{
-		PwPool	   *pool = &PwLocalPools[i];
+	pw_share_serve(serve_wanting_pool);
+}
 
-		if (!pool->shared->in_use || !pool->wants_slot)
-			continue;
-		pool->wants_slot = false;
-		pw_pool_look_after(pool);
-	}
+/* It has waited long enough for one of its own slots to come free. */
+static void
+serve_wanting_pool(PwPool *pool)
+{
+	pool->growth_due = true;
+	pw_pool_look_after(pool);
+	pool->growth_due = false;
 }
 
 /* A slot of an earlier worker has gone. */

@@ -74,6 +74,7 @@ const char *const pw_retire_reason_names[] = {
 	[PW_RETIRE_RECYCLED] = "recycled",
 	[PW_RETIRE_SURPLUS] = "pool size",
 	[PW_RETIRE_NO_ANSWER] = "no answer",
+	[PW_RETIRE_YIELDS] = "fair sharing",
 };
 
 const char *const pw_client_state_names[PW_CLIENT_NSTATES] = {
@@ -264,6 +265,7 @@ init_entries(void)
 	for (int i = 0; i < PwControl->max_pools; i++)
 	{
 		pg_atomic_init_u32(&PwPools[i].version, 0);
+		pg_atomic_init_u32(&PwPools[i].yield, 0);
 		pg_atomic_init_u32(&PwPools[i].suspect, 0);
 		pg_atomic_init_u32(&PwPools[i].watched, 0);
 		pg_atomic_init_u32(&PwPools[i].poked, 0);

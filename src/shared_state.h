@@ -235,9 +235,10 @@ typedef enum PwRetireReason
 	PW_RETIRE_RECYCLED,			/* somebody wants all slots replaced */
 	PW_RETIRE_SURPLUS,			/* the pool has more than it may */
 	PW_RETIRE_NO_ANSWER,		/* does not wake up, see slot_life.c */
+	PW_RETIRE_YIELDS,			/* to another pool, see pool_share.c */
 } PwRetireReason;
 
-#define PW_RETIRE_NREASONS (PW_RETIRE_NO_ANSWER + 1)
+#define PW_RETIRE_NREASONS (PW_RETIRE_YIELDS + 1)
 
 /*
  * Entries for clients beyond pool_worker.max_clients, so that one too many
@@ -346,10 +347,11 @@ typedef struct PwShmSlot
 
 	/*
 	 * It is to end as soon as nothing pins its client, and nobody is given to
-	 * it any more.  Written by the worker, which then wakes the slot.
+	 * it any more.  Written by the worker, which then wakes the slot; or by a
+	 * slot that yields, which ends at once.
 	 */
 	bool		leaving;
-	uint8		retire_reason;	/* PwRetireReason; by the worker, and before
+	uint8		retire_reason;	/* PwRetireReason; by the same, and before
 								 * "leaving" */
 
 	/* a question of the worker's, and the slot's answer: see slot_life.c */
@@ -384,6 +386,7 @@ typedef struct PwShmPool
 	PwPoolSettings settings;	/* in force; see pool_settings.c */
 	int			pool_size;		/* limits in force for this pool: of slots, */
 	int			max_pinned;		/* and of pinned ones that do not count */
+	int			share;			/* slots it is entitled to, see pool_share.c */
 	int			slots;			/* open, opening not included */
 	int			opening;
 	int			clients;		/* authenticated, parked or attached */
@@ -408,6 +411,8 @@ typedef struct PwShmPool
 	 * stale; see pool_changes.c.  Written by the worker.
 	 */
 	pg_atomic_uint32 version;
+	/* so many of its slots are to make room for others; see pool_share.c */
+	pg_atomic_uint32 yield;
 	/* grows when its role or database may have changed; see changes.c */
 	pg_atomic_uint32 suspect;
 

@@ -89,6 +89,7 @@ static bool undeclare(void);
 static bool take_assignment(void);
 static void await_decision(void);
 static void service_interrupts(bool may_park);
+static bool must_yield(void);
 pg_noreturn static void end_slot(void);
 static void raise_alarm(void);
 
@@ -457,8 +458,8 @@ pw_answer_worker(void)
 }
 
 /*
- * End if our role or database has changed, or the worker wants us to; our
- * client does not notice.
+ * End if our role or database has changed, or the worker wants us, or any slot
+ * of our pool, to; our client does not notice.
  *
  * The worker first says so, then sets our latch; we first say that we are idle,
  * then look.
@@ -466,8 +467,28 @@ pw_answer_worker(void)
 void
 pw_check_ending(void)
 {
-	if (pw_slot_is_ending(PwSelf.slot, PwSelf.pool))
+	if (pw_slot_is_ending(PwSelf.slot, PwSelf.pool) || must_yield())
 		end_slot();
+}
+
+/*
+ * Is this slot to end, because another pool is entitled to the room?  Whichever
+ * of the pool's slots asks first is the one; it need not be asked twice.
+ */
+static bool
+must_yield(void)
+{
+	uint32		count = pg_atomic_read_u32(&PwSelf.pool->yield);
+
+	while (count > 0 && !PwSelf.slot->reserve)
+	{
+		if (!pg_atomic_compare_exchange_u32(&PwSelf.pool->yield, &count, count - 1))
+			continue;
+		PwSelf.slot->retire_reason = PW_RETIRE_YIELDS;
+		PwSelf.slot->leaving = true;
+		return true;
+	}
+	return false;
 }
 
 static void
