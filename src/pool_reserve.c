@@ -61,7 +61,8 @@ pw_reserve_slots(PwPool *pool)
 int
 pw_reserve_can_grow(PwPool *pool)
 {
-	if (pool->shared->opening > 0 || pool->retry.expires_at != 0 ||
+	if (pw_pool_service(pool->shared) != PW_SERVICE_OPEN ||
+		pool->shared->opening > 0 || pool->retry.expires_at != 0 ||
 		pool->growth.expires_at != 0 || pool->wants_slot ||
 		pw_reserve_slots(pool) >= pool->shared->settings.reserve_pool_size)
 		return 0;

@@ -124,6 +124,8 @@ need_of(PwPool *pool)
 	PwShmPool  *shared = pool->shared;
 	int			need = pool->need + shared->waiting;
 
+	if (pw_pool_service(shared) != PW_SERVICE_OPEN)
+		return pool->need;
 	if (shared->clients == 0)
 		return pool->min_slots;
 	if (pool->wants_slot)
