@@ -81,9 +81,10 @@ static void check_open_files(Doctor *doctor);
 static void check_slot_login(Doctor *doctor);
 static void check_stopped(Doctor *doctor);
 static bool has_stopped_pool(Doctor *doctor, const PwShmOrder *order);
-static void report_stopped(Doctor *doctor, const char *database, const char *role,
-						   PwService service, TimestampTz since, const char *detail);
-static bool is_forgotten(TimestampTz since);
+static void report_stopped(Doctor *doctor, Verdict verdict, const char *database,
+						   const char *role, PwService service, TimestampTz since,
+						   const char *detail);
+static Verdict judge_stop(TimestampTz since, int queue_timeout);
 static void check_hba_errors(Doctor *doctor);
 static void check_hba_host_names(Doctor *doctor);
 static void check_hba_slots(Doctor *doctor);
@@ -390,8 +391,9 @@ check_stopped(Doctor *doctor)
 
 		if (pool->service == PW_SERVICE_OPEN)
 			continue;
-		report_stopped(doctor, NameStr(pool->database), NameStr(pool->role),
-					   pool->service, pool->service_since,
+		report_stopped(doctor, judge_stop(pool->service_since, PwPools[pool->pool].settings.queue_timeout),
+					   NameStr(pool->database), NameStr(pool->role), pool->service,
+					   pool->service_since,
 					   psprintf("Clients: %d, waiting: %d.",
 								(int) pool->value[PW_POOL_CLIENTS],
 								(int) pool->value[PW_POOL_WAITING]));
@@ -403,8 +405,8 @@ check_stopped(Doctor *doctor)
 
 		if (order->service == PW_SERVICE_OPEN || has_stopped_pool(doctor, order))
 			continue;
-		report_stopped(doctor, NameStr(order->pools.database), NameStr(order->pools.role),
-					   order->service, order->since, "There is no pool yet.");
+		report_stopped(doctor, judge_stop(order->since, pw_queue_timeout),
+					   NameStr(order->pools.database), NameStr(order->pools.role), order->service, order->since, "There is no pool yet.");
 		nstopped++;
 	}
 	if (nstopped == 0)
@@ -425,10 +427,10 @@ has_stopped_pool(Doctor *doctor, const PwShmOrder *order)
 
 /* An empty name stands for all. */
 static void
-report_stopped(Doctor *doctor, const char *database, const char *role,
-			   PwService service, TimestampTz since, const char *detail)
+report_stopped(Doctor *doctor, Verdict verdict, const char *database,
+			   const char *role, PwService service, TimestampTz since, const char *detail)
 {
-	report(doctor, is_forgotten(since) ? VERDICT_BAD : VERDICT_OK,
+	report(doctor, verdict,
 		   psprintf("Database %s, role %s: %s since %s.  %s",
 					database[0] ? psprintf("\"%s\"", database) : "any",
 					role[0] ? psprintf("\"%s\"", role) : "any",
@@ -437,12 +439,14 @@ report_stopped(Doctor *doctor, const char *database, const char *role,
 		   "pool_resume() ends that.");
 }
 
-/* A client would have waited for so long, at most. */
-static bool
-is_forgotten(TimestampTz since)
+/* A client would have waited for so long, at most, for a slot. */
+static Verdict
+judge_stop(TimestampTz since, int queue_timeout)
 {
-	return TimestampDifferenceExceeds(since, GetCurrentTimestamp(),
-									  pw_queue_timeout > 0 ? pw_queue_timeout : LONG_PAUSE_MS);
+	int			patience = queue_timeout > 0 ? queue_timeout : LONG_PAUSE_MS;
+
+	return TimestampDifferenceExceeds(since, GetCurrentTimestamp(), patience) ?
+		VERDICT_BAD : VERDICT_OK;
 }
 
 /*

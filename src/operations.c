@@ -60,7 +60,6 @@ static PwAnswer pause_pools(const PwRequest *request);
 static PwAnswer resume_pools(const PwRequest *request);
 static PwAnswer drain_pools(const PwRequest *request);
 static PwAnswer recycle_pools(const PwRequest *request);
-static void retire_due_slots(PwPool *pool);
 static PwAnswer set_services(const PwRequest *request, PwService service);
 static bool give_order(const PwSelection *pools, PwService service);
 static bool is_needed(const PwShmOrder *order, int nfirst);
@@ -147,25 +146,9 @@ recycle_pools(const PwRequest *request)
 			continue;
 		npools++;
 		(void) pw_slot_life_recycle(&PwLocalPools[i]);
-		if (pw_pool_service(&PwPools[i]) != PW_SERVICE_OPEN)
-			retire_due_slots(&PwLocalPools[i]);
 	}
 	log_request(request, "recycled", npools);
 	return npools > 0 ? PW_ANSWER_DONE : PW_ANSWER_NOBODY;
-}
-
-/*
- * Have slots end without being replaced first: nobody misses them in a pool that
- * is paused, and none are opened there.
- */
-static void
-retire_due_slots(PwPool *pool)
-{
-	int			index = pool->shared - PwPools;
-
-	for (int i = 0; i < PwControl->max_slots; i++)
-		if (PwSlots[i].pool == index && PwSlots[i].retire_reason != PW_RETIRE_NONE)
-			pw_pool_retire(i);
 }
 
 static PwAnswer

@@ -204,6 +204,8 @@ $node->set(
 	$node->soon(status('waiting'), 4, 'then this one waits as well');
 
 	# longer than any limit of waiting, and more than max_waiting
+	my $pid   = $node->value(about($pinned, 'pid'));
+	my $ticks = PoolWorker::ticks($pid);
 	$node->until(
 		sub {
 			$node->value(
@@ -211,6 +213,8 @@ $node->set(
 					"waiting = 4 AND waiting_for > 500 AND turned_away = 0")
 			) eq 't';
 		}) or fail('nobody is turned away');
+	cmp_ok(PoolWorker::ticks($pid) - $ticks,
+		'<', 6, 'a slot that keeps its client sleeps');
 	my $before = $node->value('SELECT clock_timestamp()');
 	is(operate('pool_resume()'), 'postgres/alice|5', 'pool_resume()');
 	ok($newcomer->finish_startup, 'the new client is greeted');
@@ -783,6 +787,25 @@ note 'pool_disconnect() of clients that have no slot yet, or one for good';
 	is($node->value('SELECT pool_disconnect(1)'),
 		'f', 'pool_disconnect() of one that has left');
 
+	# one that has caught the cancel, and goes on
+	my $catcher = connected();
+	$catcher->send(
+		query(
+			q{DO $$ BEGIN PERFORM pg_sleep(1000); EXCEPTION WHEN query_canceled THEN NULL; END $$}
+		));
+	$node->soon(
+		q{SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'},
+		1,
+		'a statement runs');
+	$node->value('TRUNCATE served');
+	$catcher->send(query(q{INSERT INTO served (who) VALUES ('catcher')}));
+	is($node->value('SELECT pool_disconnect(' . id($catcher) . ', 20000)'),
+		't', 'pool_disconnect() of one that catches the cancel');
+	is($catcher->answer->{tags}[0], 'DO',      'it has its answer');
+	is(farewell($catcher),          $farewell, 'and is told to go');
+	is($node->value('SELECT count(*) FROM served'),
+		0, 'nothing more is done for it');
+
 	# nobody can do better than to end the backend
 	my $stubborn = connected();
 	$stubborn->send(
@@ -805,7 +828,7 @@ note 'pool_disconnect() of clients that have no slot yet, or one for good';
 		qr/WARNING:  pool client $id did not leave within 100 milliseconds/,
 		'there is a warning');
 	is(farewell($stubborn), $farewell, 'in the end it is gone as well');
-	$_->close foreach $waiting, $newcomer, $stubborn;
+	$_->close foreach $waiting, $newcomer, $catcher, $stubborn;
 }
 
 note 'pool_cancel()';
