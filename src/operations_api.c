@@ -69,7 +69,7 @@ static void read_selection(FunctionCallInfo fcinfo, PwSelection *pools);
 static void check_names(const PwSelection *pools);
 static void check_own_pool(const PwSelection *pools, const OperationInfo *info);
 static PwAnswer ask(PwRequest *request, PwOperation operation);
-static void await_end(const PwRequest *request, int64 timeout);
+static PoolCopy *await_end(const PwRequest *request, int64 timeout, int *npools);
 static void explain_wait(void *arg);
 static PoolCopy *copy_pools(const PwRequest *request, int *npools, int *remaining);
 static void copy_pool(const PwRequest *request, int pool, PoolCopy *copy);
@@ -151,7 +151,6 @@ operate_on_pools(FunctionCallInfo fcinfo, PwOperation operation)
 	int64		timeout = PG_INT64_MAX;
 	PoolCopy   *pools;
 	int			npools;
-	int			remaining;
 
 	pw_require_preload();
 	if (PG_NARGS() < 3)
@@ -170,10 +169,7 @@ operate_on_pools(FunctionCallInfo fcinfo, PwOperation operation)
 				(errmsg("there is no such connection pool at present"),
 				 info->needs_names ?
 				 errdetail("It is remembered for pools that are made later.") : 0));
-	else if (timeout > 0)
-		await_end(&request, timeout);
-
-	pools = copy_pools(&request, &npools, &remaining);
+	pools = await_end(&request, timeout, &npools);
 	for (int i = 0; i < npools; i++)
 		emit_pool(rsinfo, &pools[i]);
 	return (Datum) 0;
@@ -254,16 +250,17 @@ ask(PwRequest *request, PwOperation operation)
 }
 
 /*
- * Wait until nothing remains to be done, or the time is up.
+ * Wait until nothing remains to be done, or the time is up.  Returns what was
+ * seen in the end.
  */
-static void
-await_end(const PwRequest *request, int64 timeout)
+static PoolCopy *
+await_end(const PwRequest *request, int64 timeout, int *npools)
 {
 	const OperationInfo *info = &operations[request->operation];
 	TimestampTz start = GetCurrentTimestamp();
 	ErrorContextCallback context = {.previous = error_context_stack,
 	.callback = explain_wait,.arg = unconstify(OperationInfo *, info)};
-	int			npools;
+	PoolCopy   *pools;
 	int			remaining;
 
 	error_context_stack = &context;
@@ -271,20 +268,22 @@ await_end(const PwRequest *request, int64 timeout)
 	{
 		int64		left = timeout - (GetCurrentTimestamp() - start) / 1000;
 
-		pfree(copy_pools(request, &npools, &remaining));
+		pools = copy_pools(request, npools, &remaining);
 		if (remaining == 0 || left <= 0)
 			break;
+		pfree(pools);
 		pw_mailbox_wait(left);
 	}
 	pw_mailbox_done();
 	error_context_stack = context.previous;
 
-	if (remaining > 0)
+	if (remaining > 0 && timeout > 0)
 		ereport(WARNING,
 				(errmsg("%s is not done within %lld milliseconds", info->name,
 						(long long) timeout),
 				 errdetail_internal(info->unfinished, remaining),
 				 errhint("%s", info->hint)));
+	return pools;
 }
 
 /*

@@ -487,6 +487,7 @@ note 'maintenance';
 }
 
 note 'another database of the same name';
+$node->set('pool_worker.prewarm' => 'shop/bob');
 {
 	my $idle   = connected(database => 'shop', user => 'bob');
 	my $asking = connected(database => 'shop', user => 'bob');
@@ -542,6 +543,8 @@ note 'another database of the same name';
 	$_->close foreach $idle, $gone;
 	all_leave($asking, $newcomer);
 }
+
+$node->set('pool_worker.prewarm' => undef);
 
 note 'another role of the same name';
 {
