@@ -32,6 +32,15 @@
  * a slot.  It enters the set with EPOLLOUT, which is true at once, and queues
  * with the others.
  *
+ * Two queues
+ * ----------
+ *
+ * Clients whose application has high priority have a set of their own, and
+ * everybody looks there first.  A counter of those who are parked in it saves
+ * the look where there are none.  Slots of the reserve look nowhere else: so what
+ * is said above is true for each set and the slots that serve it, and "watched"
+ * says which of the two the worker looks at.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
