@@ -239,13 +239,13 @@ retire_slots(PwPool *pool)
 
 /*
  * The server stops as soon as the last client backend has gone.  Slots of a pool
- * that has clients are not retired, however long they are idle: there will be no
- * others.
+ * that serves clients are not retired, however long they are idle: there will be
+ * no others.
  */
 static void
 retire_useless(PwPool *pool)
 {
-	if (pool->shared->clients == 0)
+	if (pool->shared->clients == 0 || pw_pool_service(pool->shared) != PW_SERVICE_OPEN)
 		retire_slots(pool);
 }
 

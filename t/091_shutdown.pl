@@ -411,6 +411,31 @@ $node->set('pool_worker.slot_idle_timeout' => '100ms');
 	has_stopped('the last client leaves');
 }
 
+note 'smart shutdown of a pool that is paused';
+$node->start;
+$node->wait_for_pool;
+{
+	my ($silent, $waiting, $busy) = map { as('alice') } 1 .. 3;
+
+	$_->val('SELECT 1') foreach $silent, $waiting, $busy;
+	$busy->val('BEGIN; SELECT 1');
+	$node->value(q{SELECT pool_pause('postgres', 'alice', timeout => '0')});
+	$waiting->send(query('SELECT 2'));
+	begin_smart_shutdown();
+	$node->soon(
+		q{SELECT state FROM pool_slots() WHERE role = 'alice'},
+		'pinned',
+		'only the slot of a transaction is left');
+	is($busy->val('INSERT INTO t VALUES (3) RETURNING id'),
+		'3', 'which goes on');
+	$busy->val('COMMIT');
+	$node->control->terminate;
+	has_stopped('all transactions have ended');
+	is( told($_),
+		'FATAL 57P01 terminating connection due to administrator command',
+		'its clients are told') foreach $silent, $waiting, $busy;
+}
+
 note 'a smart shutdown takes too long';
 $node->start;
 $node->wait_for_pool;
