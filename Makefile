@@ -58,6 +58,7 @@ OBJS = \
 	src/startup_packet.o \
 	src/startup_settings.o \
 	src/statement_cache.o \
+	src/statement_lists.o \
 	src/time_limits.o \
 	src/waiting_command.o \
 	src/worker.o

@@ -13,10 +13,11 @@
  * collide, pg_prepared_statements shows the client's own, and DEALLOCATE ALL
  * reaches no others.  What is behind the names is statement_cache.c's.
  *
- * "saved_names" is our own list of what is in that table, in the order of names,
- * as bytes that can be saved: one PwSavedStatement after the other.  When the
- * client's successor has the same statements, as is usual, nothing has to be
- * done but to exchange the counts.
+ * What is saved are a number for the list of statements, which changes when they
+ * do; what each statement is (PwSavedStatement), which a slot reads once for
+ * each number (statement_lists.c); and what is to be exchanged each time
+ * (PwSavedUse), which is brought up to date at its place if nothing else has
+ * changed.
  *
  * The unnamed statement
  * ---------------------
@@ -41,37 +42,39 @@
 #include "prepared_statements.h"
 #include "protocol.h"
 #include "statement_cache.h"
+#include "statement_lists.h"
 
-/* A named statement in a saved session. */
-typedef struct PwSavedStatement
+/* The part begins with this, unless it is empty. */
+typedef struct PwSavedStatements
 {
-	uint32		size;			/* bytes, to the next one */
-	bool		from_sql;		/* PREPARE, not a Parse message */
-	char		name[NAMEDATALEN];
-	TimestampTz prepare_time;
-	uint64		hash;			/* of the definition */
-	PwPlanCounts counts;
-	/* the PwDefinition follows */
-} PwSavedStatement;
+	uint64		number;			/* of the list, see statement_lists.h */
+	uint64		count;
+	/* that many PwSavedUse follow, then that many PwSavedStatement */
+} PwSavedStatements;
 
-#define saved_definition(saved) ((PwDefinition *) ((saved) + 1))
-#define saved_next(saved) ((PwSavedStatement *) ((char *) (saved) + (saved)->size))
+/* What changes when a statement is used, and what is its client's own. */
+typedef struct PwSavedUse
+{
+	PwPlanCounts counts;
+	TimestampTz prepare_time;
+	uint64		from_sql;		/* PREPARE, not a Parse message: 1, else 0 */
+} PwSavedUse;
+
+#define saved_uses(part) ((PwSavedUse *) ((PwSavedStatements *) (part) + 1))
 
 /* PostgreSQL's table of names */
 static HTAB *names = NULL;
 
-/* A name in there, and what is behind it. */
-typedef struct PwInstalled
-{
-	PreparedStatement *entry;	/* of PostgreSQL's table */
-	PwPlan	   *plan;
-} PwInstalled;
-
-/* What is in there, as last looked at: as it is saved, and where it is. */
-static StringInfoData saved_names;
-static PwInstalled *installed = NULL;
-static int	ninstalled = 0;
-static int	installed_size = 32;
+/*
+ * What is in there, in the order of names, as last looked at; the number under
+ * which that is saved, 0 if it has none yet; and, if it was put there from a
+ * list, that list.
+ */
+static PreparedStatement **entries = NULL;
+static int	nentries = 0;
+static int	entries_size = 32;
+static uint64 number = 0;
+static const PwStatementList *installed = NULL;
 
 /* Names were added or removed since; their number when we last counted. */
 static bool names_changed = false;
@@ -105,21 +108,21 @@ static void forget_unnamed(void *arg);
 static void describe_unnamed(void);
 static void look_at_names(void);
 static int	compare_names(const void *a, const void *b);
-static void append_statement(StringInfo part, const PwInstalled *name);
-static void save_counts(void);
-static void remove_unwanted(const char *part, size_t len);
-static void install_wanted(void);
-static bool is_same(const PwSavedStatement *a, const PwSavedStatement *b);
-static void reserve_installed(int count);
+static void append_use(StringInfo part, const PreparedStatement *statement);
+static void append_statement(StringInfo part, const PreparedStatement *statement);
+static void install(const PwStatementList *list);
+static void remove_all_names(void);
+static void exchange_uses(const PwSavedUse *uses);
+static void reserve_entries(int count);
 
 void
 pw_statements_init(void)
 {
-	initStringInfo(&saved_names);
 	initStringInfo(&unnamed);
 	initStringInfo(&wanted_unnamed);
-	installed = palloc(sizeof(PwInstalled) * installed_size);
+	entries = palloc(sizeof(PreparedStatement *) * entries_size);
 	pw_statement_cache_init();
+	pw_statement_lists_init();
 	names = pw_core_table(PW_TABLE_PREPARED_STATEMENTS);
 	if (names == NULL)
 		elog(FATAL, "table of prepared statements not found");
@@ -169,18 +172,30 @@ pw_statements_used(void)
 bool
 pw_statements_changed(void)
 {
+	/* a DISCARD ALL that failed half-way has not told us */
+	pw_statements_removed();
 	return names_changed || plans_used;
 }
 
 void
 pw_statements_capture(StringInfo part)
 {
+	PwSavedStatements saved;
+
 	if (names_changed)
 		look_at_names();
-	else if (plans_used)
-		save_counts();
 	names_changed = plans_used = false;
-	appendBinaryStringInfo(part, saved_names.data, saved_names.len);
+	if (nentries == 0)
+		return;
+	if (number == 0)
+		number = pw_statement_list_number();
+	saved.number = number;
+	saved.count = nentries;
+	appendBinaryStringInfo(part, (char *) &saved, sizeof(saved));
+	for (int i = 0; i < nentries; i++)
+		append_use(part, entries[i]);
+	for (int i = 0; i < nentries; i++)
+		append_statement(part, entries[i]);
 }
 
 /*
@@ -192,48 +207,50 @@ look_at_names(void)
 	PreparedStatement *statement;
 	HASH_SEQ_STATUS scan;
 
-	ninstalled = 0;
+	number = 0;
+	installed = NULL;
+	nentries = 0;
+	reserve_entries(hash_get_num_entries(names));
 	hash_seq_init(&scan, names);
 	while ((statement = hash_seq_search(&scan)) != NULL)
-	{
-		PwPlan	   *plan = pw_plan_of(statement->plansource);
+		entries[nentries++] = statement;
+	qsort(entries, nentries, sizeof(PreparedStatement *), compare_names);
 
-		/* an error right behind its making has kept it from us */
-		if (plan == NULL)
-			plan = pw_plan_enter(statement->plansource, statement->from_sql);
-		reserve_installed(ninstalled + 1);
-		installed[ninstalled].entry = statement;
-		installed[ninstalled++].plan = plan;
-	}
-	qsort(installed, ninstalled, sizeof(PwInstalled), compare_names);
-
-	resetStringInfo(&saved_names);
-	for (int i = 0; i < ninstalled; i++)
-		append_statement(&saved_names, &installed[i]);
+	/* an error right behind its making has kept it from us */
+	for (int i = 0; i < nentries; i++)
+		if (pw_plan_of(entries[i]->plansource) == NULL)
+			(void) pw_plan_enter(entries[i]->plansource, entries[i]->from_sql);
 }
 
 static int
 compare_names(const void *a, const void *b)
 {
-	return strcmp(((const PwInstalled *) a)->entry->stmt_name,
-				  ((const PwInstalled *) b)->entry->stmt_name);
+	return strcmp((*(PreparedStatement *const *) a)->stmt_name,
+				  (*(PreparedStatement *const *) b)->stmt_name);
 }
 
 static void
-append_statement(StringInfo part, const PwInstalled *name)
+append_use(StringInfo part, const PreparedStatement *statement)
 {
-	PreparedStatement *statement = name->entry;
-	PwPlan	   *plan = name->plan;
+	PwSavedUse	use;
+
+	pw_plan_get_counts(statement->plansource, &use.counts);
+	use.prepare_time = statement->prepare_time;
+	use.from_sql = statement->from_sql;
+	appendBinaryStringInfo(part, (char *) &use, sizeof(use));
+}
+
+static void
+append_statement(StringInfo part, const PreparedStatement *statement)
+{
+	PwPlan	   *plan = pw_plan_of(statement->plansource);
 	const PwDefinition *definition = pw_plan_definition(plan);
 	PwSavedStatement saved;
 
 	memset(&saved, 0, sizeof(saved));
 	saved.size = sizeof(saved) + MAXALIGN(definition->size);
-	saved.from_sql = statement->from_sql;
-	strlcpy(saved.name, statement->stmt_name, NAMEDATALEN);
-	saved.prepare_time = statement->prepare_time;
 	saved.hash = pw_plan_hash(plan);
-	pw_plan_get_counts(plan, &saved.counts);
+	strlcpy(saved.name, statement->stmt_name, NAMEDATALEN);
 	appendBinaryStringInfo(part, (char *) &saved, sizeof(saved));
 	appendBinaryStringInfo(part, (const char *) definition, definition->size);
 	while (part->len % MAXIMUM_ALIGNOF != 0)
@@ -243,137 +260,128 @@ append_statement(StringInfo part, const PwInstalled *name)
 /*
  * A count that has changed tells that the statement was used.
  */
-static void
-save_counts(void)
+bool
+pw_statements_update(char *part, size_t len)
 {
-	PwSavedStatement *saved = (PwSavedStatement *) saved_names.data;
+	if (names_changed || len == 0)
+		return false;
 
-	for (int i = 0; i < ninstalled; i++)
+	for (int i = 0; i < nentries; i++)
 	{
+		PwSavedUse *use = &saved_uses(part)[i];
 		PwPlanCounts counts;
 
-		pw_plan_get_counts(installed[i].plan, &counts);
-		if (counts.generic_plans != saved->counts.generic_plans ||
-			counts.custom_plans != saved->counts.custom_plans)
-		{
-			pw_plan_used(installed[i].plan);
-			saved->counts = counts;
-		}
-		saved = saved_next(saved);
+		pw_plan_get_counts(entries[i]->plansource, &counts);
+		if (counts.generic_plans == use->counts.generic_plans &&
+			counts.custom_plans == use->counts.custom_plans)
+			continue;
+		pw_plan_used(pw_plan_of(entries[i]->plansource));
+		use->counts = counts;
 	}
+	plans_used = false;
+	return true;
 }
 
-/*
- * Both lists are in the order of names.  First everything goes that is not
- * wanted, then what is missing comes: what is taken from one name may be needed
- * for another.
- */
 void
 pw_statements_apply(const char *part, size_t len)
 {
+	const PwSavedStatements *saved = (const PwSavedStatements *) part;
+	const PwStatementList *list;
+
+	pw_statements_removed();
 	if (names_changed)
 		look_at_names();
+	if (len == 0)
+		remove_all_names();
+	else
+	{
+		list = pw_statement_list_get(saved->number, saved->count,
+									 (const PwSavedStatement *) (saved_uses(part) + saved->count));
+		if (list != installed)
+			install(list);
+		number = saved->number;
+		exchange_uses(saved_uses(part));
+	}
+	names_changed = plans_used = false;
+	pw_statement_lists_trim();
+}
+
+/*
+ * Make the table of names that of a list.  Both are in the order of names.
+ */
+static void
+install(const PwStatementList *list)
+{
+	int			count = pw_statement_list_count(list);
+	const char *name = pw_statement_list_names(list);
+	CachedPlanSource *const *sources = pw_statement_list_sources(list);
+	PreparedStatement **before;
+	int			nbefore = nentries;
+	int			done = 0;
+
+	reserve_entries(nbefore + count);
+	before = entries + count;
+	memmove(before, entries, sizeof(PreparedStatement *) * nbefore);
 
 	/* until all is well, and if this fails */
 	names_changed = true;
-	remove_unwanted(part, len);
-	resetStringInfo(&saved_names);
-	appendBinaryStringInfo(&saved_names, part, len);
-	install_wanted();
-	names_count = hash_get_num_entries(names);
-	names_changed = plans_used = false;
-	pw_statement_cache_trim();
-}
-
-/*
- * Make "installed" a list of the wanted names, and keep in it what there is
- * already: the entry of a name that was in the old list, and its plan if it
- * was for the same statement.  The rest goes.
- */
-static void
-remove_unwanted(const char *part, size_t len)
-{
-	const PwSavedStatement *old = (const PwSavedStatement *) saved_names.data;
-	const PwSavedStatement *wanted = (const PwSavedStatement *) part;
-	const char *end = part + len;
-	PwInstalled *before = palloc(sizeof(PwInstalled) * Max(ninstalled, 1));
-	int			nbefore = ninstalled;
-	int			i = 0;
-
-	memcpy(before, installed, sizeof(PwInstalled) * nbefore);
-	ninstalled = 0;
-	while (i < nbefore || (const char *) wanted < end)
+	for (nentries = 0; nentries < count; nentries++)
 	{
-		int			order = i >= nbefore ? 1 : (const char *) wanted >= end ? -1 :
-		strcmp(old->name, wanted->name);
-		PwInstalled found = {NULL, NULL};
+		PreparedStatement *entry = NULL;
 
-		if (order == 0)
-			found = before[i];
-		else if (order < 0)
-			(void) hash_search(names, old->name, HASH_REMOVE, NULL);
-		if (order < 0 || (order == 0 && !is_same(old, wanted)))
+		while (entry == NULL && done < nbefore)
 		{
-			pw_plan_release(before[i].plan);
-			found.plan = NULL;
+			int			order = strcmp(before[done]->stmt_name, name);
+
+			if (order > 0)
+				break;
+			if (order == 0)
+				entry = before[done];
+			else
+				(void) hash_search(names, before[done]->stmt_name, HASH_REMOVE, NULL);
+			done++;
 		}
-		if (order >= 0)
-		{
-			reserve_installed(ninstalled + 1);
-			installed[ninstalled++] = found;
-			wanted = saved_next(wanted);
-		}
-		if (order <= 0)
-		{
-			old = saved_next(old);
-			i++;
-		}
+		if (entry == NULL)
+			entry = hash_search(names, name, HASH_ENTER, NULL);
+		entry->plansource = sources[nentries];
+		entries[nentries] = entry;
+		name += strlen(name) + 1;
 	}
-	pfree(before);
+	for (; done < nbefore; done++)
+		(void) hash_search(names, before[done]->stmt_name, HASH_REMOVE, NULL);
+	names_count = count;
+	installed = list;
 }
 
-/*
- * Fill in what is missing in "installed", and for all names what is this
- * client's own.
- */
 static void
-install_wanted(void)
+remove_all_names(void)
 {
-	PwSavedStatement *saved = (PwSavedStatement *) saved_names.data;
+	for (int i = 0; i < nentries; i++)
+		(void) hash_search(names, entries[i]->stmt_name, HASH_REMOVE, NULL);
+	nentries = 0;
+	names_count = 0;
+	number = 0;
+	installed = NULL;
+}
 
-	for (int i = 0; i < ninstalled; i++)
+static void
+exchange_uses(const PwSavedUse *uses)
+{
+	for (int i = 0; i < nentries; i++)
 	{
-		PwInstalled *name = &installed[i];
-
-		if (name->plan == NULL)
-			name->plan = pw_plan_take(saved_definition(saved), saved->hash);
-		if (name->entry == NULL)
-			name->entry = hash_search(names, saved->name, HASH_ENTER, NULL);
-		name->entry->plansource = pw_plan_source(name->plan);
-		name->entry->from_sql = saved->from_sql;
-		name->entry->prepare_time = saved->prepare_time;
-		pw_plan_set_counts(name->plan, &saved->counts);
-		saved = saved_next(saved);
+		entries[i]->from_sql = uses[i].from_sql != 0;
+		entries[i]->prepare_time = uses[i].prepare_time;
+		pw_plan_set_counts(entries[i]->plansource, &uses[i].counts);
 	}
 }
 
-static bool
-is_same(const PwSavedStatement *a, const PwSavedStatement *b)
-{
-	const PwDefinition *definition_a = saved_definition(a);
-	const PwDefinition *definition_b = saved_definition(b);
-
-	return a->hash == b->hash && definition_a->size == definition_b->size &&
-		memcmp(definition_a, definition_b, definition_a->size) == 0;
-}
-
 static void
-reserve_installed(int count)
+reserve_entries(int count)
 {
-	if (count <= installed_size)
+	if (count <= entries_size)
 		return;
-	installed_size = count * 2;
-	installed = repalloc(installed, sizeof(PwInstalled) * installed_size);
+	entries_size = count * 2;
+	entries = repalloc(entries, sizeof(PreparedStatement *) * entries_size);
 }
 
 /*

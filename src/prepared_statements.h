@@ -27,11 +27,13 @@ extern void pw_statements_used(void);
 /*
  * The named statements, as parts of a session (see session.c).  Apply makes
  * the names in PostgreSQL's table those of the part; capture appends them, as
- * they are, and may be called as often as one likes.
+ * they are, and may be called as often as one likes.  Update does the same with
+ * bytes that were captured, or applied, last; false if the names are others.
  */
 extern bool pw_statements_changed(void);
 extern void pw_statements_capture(StringInfo part);
 extern void pw_statements_apply(const char *part, size_t len);
+extern bool pw_statements_update(char *part, size_t len);
 
 /*
  * The unnamed statement, as a part too.  PostgreSQL lets nobody put one in its

@@ -7,7 +7,8 @@
  *
  * A session has parts; each is a row of session_parts[] and has a module that
  * knows where PostgreSQL keeps it.  A module can capture its part as bytes and
- * apply such bytes, which changes as little as possible.  The bytes of all
+ * apply such bytes, which changes as little as possible; some can also bring
+ * bytes up to date that were saved before.  The bytes of all
  * parts, one behind the other, are the saved session.  It is in the DSA area,
  * and belongs to whoever owns the client.  A client that has set nothing has
  * none, and most have not.
@@ -36,6 +37,9 @@ typedef struct PwSessionPart
 	bool		(*changed) (void);	/* since it was captured or applied */
 	void		(*capture) (StringInfo part);
 	void		(*apply) (const char *part, size_t len);
+
+	/* bring saved bytes up to date; false if it takes more; or NULL */
+	bool		(*update) (char *part, size_t len);
 } PwSessionPart;
 
 /*
@@ -46,7 +50,8 @@ static const PwSessionPart session_parts[] = {
 	{pw_libraries_init, pw_libraries_changed, pw_libraries_capture, pw_libraries_apply},
 	{pw_settings_init, pw_settings_changed, pw_settings_capture, pw_settings_apply},
 	{pw_sequences_init, pw_sequences_changed, pw_sequences_capture, pw_sequences_apply},
-	{pw_statements_init, pw_statements_changed, pw_statements_capture, pw_statements_apply},
+	{pw_statements_init, pw_statements_changed, pw_statements_capture, pw_statements_apply,
+	pw_statements_update},
 	{NULL, pw_unnamed_changed, pw_unnamed_capture, pw_unnamed_apply},
 };
 
@@ -71,6 +76,7 @@ static bool in_use = false;
 static bool too_large = false;
 
 static bool has_changed(void);
+static bool update_saved(PwShmClient *client);
 static bool capture_all(void);
 static bool store(PwShmClient *client, const char *bytes, size_t len);
 static void apply_all(const char *bytes);
@@ -94,6 +100,8 @@ pw_session_save(PwShmClient *client)
 {
 	if (!has_changed())
 		return !too_large;
+	if (!too_large && update_saved(client))
+		return true;
 	in_use = capture_all();
 	too_large = in_use && scratch.len > pw_max_session_size * (Size) 1024;
 	if (!too_large)
@@ -108,6 +116,31 @@ has_changed(void)
 		if (session_parts[i].changed())
 			return true;
 	return false;
+}
+
+/*
+ * Make the saved session right where it is.  False if that does not suffice.
+ */
+static bool
+update_saved(PwShmClient *client)
+{
+	PwSavedSession *saved;
+	char	   *part;
+	bool		suffices = true;
+
+	if (client->session_len == 0)
+		return false;
+	saved = dsa_get_address(pw_shared_area(), client->session);
+	part = (char *) saved + SAVED_HEADER_SIZE;
+	for (int i = 0; i < NPARTS; i++)
+	{
+		if (session_parts[i].changed() &&
+			(session_parts[i].update == NULL ||
+			 !session_parts[i].update(part, saved->part_len[i])))
+			suffices = false;
+		part += MAXALIGN(saved->part_len[i]);
+	}
+	return suffices;
 }
 
 /*

@@ -243,6 +243,7 @@ init_control(void)
 	PwControl->max_clients = client_entries();
 	pg_atomic_init_u32(&PwControl->catalog_version, 1);
 	pg_atomic_init_u32(&PwControl->changed, 0);
+	pg_atomic_init_u64(&PwControl->statement_lists, 0);
 	ConditionVariableInit(&PwControl->slot_emptied);
 	pg_atomic_init_u32(&PwControl->mail, 0);
 	ConditionVariableInit(&PwControl->progress);

@@ -520,6 +520,8 @@ typedef struct PwShmControl
 	pg_atomic_uint32 catalog_version;
 	/* some pool is suspect, or a hold came or went; the worker clears it */
 	pg_atomic_uint32 changed;
+	/* how many lists of statements have a number; see statement_lists.h */
+	pg_atomic_uint64 statement_lists;
 	/* signalled whenever a slot becomes EMPTY */
 	ConditionVariable slot_emptied;
 

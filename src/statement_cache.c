@@ -19,9 +19,9 @@
  * result has changed, and one that has prepared the same text afterwards must
  * not.
  *
- * A plan source is one client's at a time ("taken"), and one name's: a client
- * that has the same statement under two names needs two of them, since
- * DEALLOCATE drops what is behind the name.
+ * A plan source is behind one name only: a client that has the same statement
+ * under two names needs two of them, since DEALLOCATE drops what is behind the
+ * name.
  *
  * Preparing again
  * ---------------
@@ -39,7 +39,8 @@
  * The plans of the pool_worker.statement_cache_size statements that were used
  * last.  Of others, as long as they are not too many, we keep what parsing has
  * made: clients have many statements that they rarely use, and all of them go
- * with the client.
+ * with the client.  Which clients are remembered, and with them what they
+ * refer to, is decided by statement_lists.c.
  *
  * Entries leave the cache when their plan source is dropped, by us or by
  * PostgreSQL: an entry lives in its plan source's memory context, and a reset
@@ -57,7 +58,6 @@
 #include "catalog/pg_type.h"
 #include "commands/prepare.h"
 #include "common/hashfn.h"
-#include "lib/ilist.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "parser/analyze.h"
@@ -95,9 +95,9 @@ struct PwPlan
 	CachedPlanSource *source;
 	PwDefinition *definition;
 	uint64		hash;			/* of the definition */
-	bool		taken;			/* is behind a name of the current client */
 	dlist_node	same_hash;		/* in PwPlanBucket */
-	dlist_node	lru;			/* in all_plans */
+	dlist_head	refs;			/* of PwPlanRef, the newest first */
+	dlist_node	spare;			/* in spare_plans, if there are none */
 	bool		planned;		/* has been used, and may have a plan */
 	dlist_node	planned_lru;	/* in planned, if so */
 	MemoryContextCallback dropped;
@@ -126,9 +126,10 @@ static const char *const parse_settings[] = {
 static HTAB *by_hash = NULL;
 static HTAB *by_source = NULL;
 
-/* all entries, the one taken last at the head */
-static dlist_head all_plans = DLIST_STATIC_INIT(all_plans);
 static int	nplans = 0;
+
+/* those that nobody refers to, the latest at the head */
+static dlist_head spare_plans = DLIST_STATIC_INIT(spare_plans);
 
 /* those with plans, the one used last at the head */
 static dlist_head planned = DLIST_STATIC_INIT(planned);
@@ -150,7 +151,8 @@ static size_t definition_size(CachedPlanSource *source);
 static void define(PwDefinition *definition, CachedPlanSource *source);
 static void define_columns(PwColumn *columns, TupleDesc result);
 static uint64 environment_hash(void);
-static PwPlan *find_free(const PwDefinition *definition, uint64 hash);
+static PwPlan *find_free(bool *lost, const PwDefinition *definition, uint64 hash);
+static bool is_referred_by(PwPlan *plan, bool *lost);
 static CachedPlanSource *rebuild(const PwDefinition *definition);
 static RawStmt *parse_text(const PwDefinition *definition, const char *text);
 static List *parse_as_then(const PwDefinition *definition, const char *text);
@@ -216,7 +218,6 @@ pw_plan_enter(CachedPlanSource *source, bool from_sql)
 	}
 	plan = enter(source, definition,
 				 hash_bytes_extended((unsigned char *) definition, definition->size, 0));
-	plan->taken = true;
 	pw_plan_used(plan);
 	return plan;
 }
@@ -248,10 +249,13 @@ enter(CachedPlanSource *source, PwDefinition *definition, uint64 hash)
 	bucket = hash_search(by_hash, &hash, HASH_ENTER, &found);
 	if (!found)
 		dlist_init(&bucket->plans);
-	dlist_push_head(&bucket->plans, &plan->same_hash);
+
+	/* the oldest comes first, so that all clients find the same one */
+	dlist_push_tail(&bucket->plans, &plan->same_hash);
 	pointer = hash_search(by_source, &source, HASH_ENTER, NULL);
 	pointer->plan = plan;
-	dlist_push_head(&all_plans, &plan->lru);
+	dlist_init(&plan->refs);
+	dlist_push_head(&spare_plans, &plan->spare);
 	nplans++;
 
 	plan->dropped.func = forget_dropped;
@@ -269,11 +273,18 @@ forget_dropped(void *arg)
 	PwPlan	   *plan = (PwPlan *) arg;
 	PwPlanBucket *bucket = hash_search(by_hash, &plan->hash, HASH_FIND, NULL);
 
+	while (!dlist_is_empty(&plan->refs))
+	{
+		PwPlanRef  *ref = dlist_head_element(PwPlanRef, node, &plan->refs);
+
+		*ref->lost = true;
+		pw_plan_unrefer(ref);
+	}
 	dlist_delete(&plan->same_hash);
 	if (bucket != NULL && dlist_is_empty(&bucket->plans))
 		(void) hash_search(by_hash, &plan->hash, HASH_REMOVE, NULL);
 	(void) hash_search(by_source, &plan->source, HASH_REMOVE, NULL);
-	dlist_delete(&plan->lru);
+	dlist_delete(&plan->spare);
 	nplans--;
 	forget_planned(plan);
 }
@@ -364,10 +375,10 @@ environment_hash(void)
 	return hash;
 }
 
-PwPlan *
-pw_plan_take(const PwDefinition *definition, uint64 hash)
+void
+pw_plan_refer(PwPlanRef *ref, bool *lost, const PwDefinition *definition, uint64 hash)
 {
-	PwPlan	   *plan = find_free(definition, hash);
+	PwPlan	   *plan = find_free(lost, definition, hash);
 
 	if (plan == NULL)
 	{
@@ -378,20 +389,28 @@ pw_plan_take(const PwDefinition *definition, uint64 hash)
 		plan = enter(source, copy, hash);
 		SaveCachedPlan(source);
 	}
-	else
-		dlist_move_head(&all_plans, &plan->lru);
-	plan->taken = true;
-	return plan;
+	if (dlist_is_empty(&plan->refs))
+		dlist_delete(&plan->spare);
+	ref->plan = plan;
+	ref->lost = lost;
+	dlist_push_head(&plan->refs, &ref->node);
 }
 
 void
-pw_plan_release(PwPlan *plan)
+pw_plan_unrefer(PwPlanRef *ref)
 {
-	plan->taken = false;
+	PwPlan	   *plan = ref->plan;
+
+	if (plan == NULL)
+		return;
+	ref->plan = NULL;
+	dlist_delete(&ref->node);
+	if (dlist_is_empty(&plan->refs))
+		dlist_push_head(&spare_plans, &plan->spare);
 }
 
 static PwPlan *
-find_free(const PwDefinition *definition, uint64 hash)
+find_free(bool *lost, const PwDefinition *definition, uint64 hash)
 {
 	PwPlanBucket *bucket = hash_search(by_hash, &hash, HASH_FIND, NULL);
 	dlist_iter	iter;
@@ -402,11 +421,21 @@ find_free(const PwDefinition *definition, uint64 hash)
 	{
 		PwPlan	   *plan = dlist_container(PwPlan, same_hash, iter.cur);
 
-		if (!plan->taken && plan->definition->size == definition->size &&
+		if (!is_referred_by(plan, lost) && plan->definition->size == definition->size &&
 			memcmp(plan->definition, definition, definition->size) == 0)
 			return plan;
 	}
 	return NULL;
+}
+
+/*
+ * By this owner, who is the last to have referred to anything?
+ */
+static bool
+is_referred_by(PwPlan *plan, bool *lost)
+{
+	return !dlist_is_empty(&plan->refs) &&
+		dlist_head_element(PwPlanRef, node, &plan->refs)->lost == lost;
 }
 
 /*
@@ -605,52 +634,37 @@ pw_plan_hash(PwPlan *plan)
 }
 
 void
-pw_plan_get_counts(PwPlan *plan, PwPlanCounts *counts)
+pw_plan_get_counts(CachedPlanSource *source, PwPlanCounts *counts)
 {
-	counts->generic_plans = plan->source->num_generic_plans;
-	counts->custom_plans = plan->source->num_custom_plans;
-	counts->total_custom_cost = plan->source->total_custom_cost;
-	counts->generic_cost = plan->source->generic_cost;
+	counts->generic_plans = source->num_generic_plans;
+	counts->custom_plans = source->num_custom_plans;
+	counts->total_custom_cost = source->total_custom_cost;
+	counts->generic_cost = source->generic_cost;
 }
 
 /*
  * The cost of a generic plan is known to whoever has that plan.
  */
 void
-pw_plan_set_counts(PwPlan *plan, const PwPlanCounts *counts)
+pw_plan_set_counts(CachedPlanSource *source, const PwPlanCounts *counts)
 {
-	plan->source->num_generic_plans = counts->generic_plans;
-	plan->source->num_custom_plans = counts->custom_plans;
-	plan->source->total_custom_cost = counts->total_custom_cost;
-	if (plan->source->gplan == NULL)
-		plan->source->generic_cost = counts->generic_cost;
+	source->num_generic_plans = counts->generic_plans;
+	source->num_custom_plans = counts->custom_plans;
+	source->total_custom_cost = counts->total_custom_cost;
+	if (source->gplan == NULL)
+		source->generic_cost = counts->generic_cost;
 }
 
-void
+bool
 pw_statement_cache_trim(void)
 {
 	int64		parsed_limit = (int64) pw_statement_cache_size * PARSED_PER_PLAN;
-	dlist_node *node;
 
-	node = nplanned <= pw_statement_cache_size ? NULL : dlist_tail_node(&planned);
-	while (node != NULL && nplanned > pw_statement_cache_size)
-	{
-		PwPlan	   *plan = dlist_container(PwPlan, planned_lru, node);
-
-		node = dlist_has_prev(&planned, node) ? dlist_prev_node(&planned, node) : NULL;
-		if (!plan->taken)
-			drop_plan(plan);
-	}
-
-	node = nplans <= parsed_limit ? NULL : dlist_tail_node(&all_plans);
-	while (node != NULL && nplans > parsed_limit)
-	{
-		PwPlan	   *plan = dlist_container(PwPlan, lru, node);
-
-		node = dlist_has_prev(&all_plans, node) ? dlist_prev_node(&all_plans, node) : NULL;
-		if (!plan->taken)
-			DropCachedPlan(plan->source);
-	}
+	while (nplanned > pw_statement_cache_size)
+		drop_plan(dlist_tail_element(PwPlan, planned_lru, &planned));
+	while (nplans > parsed_limit && !dlist_is_empty(&spare_plans))
+		DropCachedPlan(dlist_tail_element(PwPlan, spare, &spare_plans)->source);
+	return nplans <= parsed_limit;
 }
 
 /*

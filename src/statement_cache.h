@@ -10,6 +10,7 @@
 #ifndef PW_STATEMENT_CACHE_H
 #define PW_STATEMENT_CACHE_H
 
+#include "lib/ilist.h"
 #include "lib/stringinfo.h"
 #include "utils/plancache.h"
 
@@ -46,6 +47,17 @@ typedef struct PwPlanCounts
 /* A plan source in the cache. */
 typedef struct PwPlan PwPlan;
 
+/*
+ * A plan source that its owner wants to find again.  The cache drops it only
+ * when nobody refers to it; if PostgreSQL does, the owner is told.
+ */
+typedef struct PwPlanRef
+{
+	PwPlan	   *plan;			/* NULL if it has been dropped */
+	bool	   *lost;			/* set when it is; tells owners apart */
+	dlist_node	node;			/* in the plan's list */
+} PwPlanRef;
+
 extern void pw_statement_cache_init(void);
 
 /*
@@ -65,14 +77,13 @@ extern PwPlan *pw_plan_enter(CachedPlanSource *source, bool from_sql);
 extern PwPlan *pw_plan_of(CachedPlanSource *source);
 
 /*
- * Take a plan source for this definition: one that nobody has taken, or a new
- * one, which is analyzed when it is first used.  "hash" is that of the
- * definition.  Needs no transaction.
+ * Refer to a plan source for this definition: one that this owner does not
+ * refer to yet, or a new one, which is analyzed when it is first used.  "hash"
+ * is that of the definition.  Needs no transaction.
  */
-extern PwPlan *pw_plan_take(const PwDefinition *definition, uint64 hash);
-
-/* The client that had it under a name is no longer here. */
-extern void pw_plan_release(PwPlan *plan);
+extern void pw_plan_refer(PwPlanRef *ref, bool *lost,
+						  const PwDefinition *definition, uint64 hash);
+extern void pw_plan_unrefer(PwPlanRef *ref);
 
 /*
  * For the unnamed statement, which is not in the cache: append its definition,
@@ -86,13 +97,17 @@ extern CachedPlanSource *pw_plan_source(PwPlan *plan);
 extern const PwDefinition *pw_plan_definition(PwPlan *plan);
 extern uint64 pw_plan_hash(PwPlan *plan);
 
-extern void pw_plan_get_counts(PwPlan *plan, PwPlanCounts *counts);
-extern void pw_plan_set_counts(PwPlan *plan, const PwPlanCounts *counts);
+extern void pw_plan_get_counts(CachedPlanSource *source, PwPlanCounts *counts);
+extern void pw_plan_set_counts(CachedPlanSource *source, const PwPlanCounts *counts);
 
 /* The statement has been used, so it may have a plan. */
 extern void pw_plan_used(PwPlan *plan);
 
-/* Drop what is beyond pool_worker.statement_cache_size and not taken. */
-extern void pw_statement_cache_trim(void);
+/*
+ * Drop what is beyond pool_worker.statement_cache_size and behind no name now,
+ * if nobody refers to it.  False if that was not enough.  To be called when
+ * somebody refers to everything that is behind a name.
+ */
+extern bool pw_statement_cache_trim(void);
 
 #endif							/* PW_STATEMENT_CACHE_H */
