@@ -76,7 +76,7 @@ static const PwSavedSetting *find_saved(const char *list, size_t len, const char
 static bool is_same(const PwSavedSetting *a, const PwSavedSetting *b);
 static void set_identity(const PwSavedSetting *saved);
 static void apply_one(const PwSavedSetting *saved);
-static void set_value(const PwSavedSetting *saved);
+static void set_value(struct config_generic *setting, const PwSavedSetting *saved);
 static void create_without_value(const char *name);
 static void take_back(const PwSavedSetting *saved);
 static void reset(const char *name);
@@ -312,7 +312,7 @@ set_identity(const PwSavedSetting *saved)
 	PG_TRY();
 	{
 		InitializingParallelWorker = true;
-		set_value(saved);
+		set_value(pw_guc_find(saved_name(saved)), saved);
 	}
 	PG_FINALLY();
 	{
@@ -324,16 +324,21 @@ set_identity(const PwSavedSetting *saved)
 static void
 apply_one(const PwSavedSetting *saved)
 {
+	struct config_generic *setting = pw_guc_find(saved_name(saved));
+
 	/* finding the conversion functions takes a look into the catalog */
 	bool		in_transaction = strcmp(saved_name(saved), "client_encoding") == 0;
 
 	if (saved->is_transactions)
 	{
-		pw_guc_find(saved_name(saved))->source = PGC_S_SESSION;
+		setting->source = PGC_S_SESSION;
 		return;
 	}
-	if (pw_guc_find(saved_name(saved)) == NULL)
+	if (setting == NULL)
+	{
 		pw_placeholder_show(saved_name(saved));
+		setting = pw_guc_find(saved_name(saved));
+	}
 	if (saved->is_null)
 	{
 		create_without_value(saved_name(saved));
@@ -341,25 +346,23 @@ apply_one(const PwSavedSetting *saved)
 	}
 	if (in_transaction)
 		StartTransactionCommand();
-	set_value(saved);
+	set_value(setting, saved);
 	if (in_transaction)
 		CommitTransactionCommand();
 }
 
+/*
+ * "setting" is NULL if there is none of that name yet.  There may still be none
+ * afterwards: a library that another client has used here may have reserved the
+ * prefix.
+ */
 static void
-set_value(const PwSavedSetting *saved)
+set_value(struct config_generic *setting, const PwSavedSetting *saved)
 {
-	struct config_generic *setting;
-
-	/*
-	 * a library that another client has used here may have reserved the
-	 * prefix
-	 */
-	bool		is_new = pw_guc_find(saved_name(saved)) == NULL;
-
 	(void) set_config_option(saved_name(saved), saved_value(saved), PGC_SUSET, PGC_S_SESSION,
-							 GUC_ACTION_SET, true, is_new ? DEBUG1 : ERROR, false);
-	setting = pw_guc_find(saved_name(saved));
+							 GUC_ACTION_SET, true, setting == NULL ? DEBUG1 : ERROR, false);
+	if (setting == NULL)
+		setting = pw_guc_find(saved_name(saved));
 	if (setting == NULL)
 		return;
 	setting->scontext = saved->scontext;
