@@ -144,6 +144,19 @@ return_client(int client)
 }
 
 /*
+ * Nobody waits for an answer to a goodbye, so its socket need not be attached
+ * to close it.  Whether it was one only the worker can see without asking for
+ * the socket.
+ */
+void
+pw_dismiss_client(int client)
+{
+	PwClients[client].hung_up = true;
+	return_client(client);
+	pw_wake_worker();
+}
+
+/*
  * The word of a client that must be ours.  If it is not, there is nothing that
  * this backend may still touch.
  */
@@ -373,6 +386,9 @@ pw_leave_client(void)
 	/* some drivers wait for this after they have said goodbye */
 	(void) shutdown(PwControl->fd_base + client, SHUT_RDWR);
 	pw_descriptor_drop(client);
+
+	/* whatever it says now is for nobody */
+	shared->hung_up = false;
 	(void) pw_client_move(shared, word, PW_CLIENT_LEAVING, PW_NONE);
 	pw_client_push_leaver(client);
 	PwSelf.worker_unaware = true;

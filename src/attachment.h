@@ -24,6 +24,12 @@
 extern bool pw_attach_client(int client);
 
 /*
+ * A client that we have taken out of the queue has hung up: leave it to the
+ * worker.
+ */
+extern void pw_dismiss_client(int client);
+
+/*
  * Is the attached client still ours?  The worker takes a client only from a slot
  * that did not wake up for long: see slot_life.c.
  */

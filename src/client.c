@@ -357,6 +357,7 @@ init_entry(int client, const SockAddr *raddr)
 	shared->connected_at = shared->state_since = pw_loop_now();
 	shared->idle_since = shared->connected_at;
 	shared->told_ok = shared->said_hello = shared->told_standby = false;
+	shared->hung_up = false;
 	shared->pin_reason = PW_PIN_NONE;
 	shared->pinned_since = 0;
 	shared->last_slot = PW_NONE;
@@ -687,13 +688,16 @@ pw_client_close(int client)
 	return false;
 }
 
-void
+bool
 pw_client_close_leaver(int client)
 {
 	uint64		word = pg_atomic_read_u64(&PwClients[client].word);
 
-	if (PW_WORD_STATE(word) == PW_CLIENT_LEAVING)
-		(void) try_close(client, word);
+	if (PW_WORD_STATE(word) != PW_CLIENT_LEAVING)
+		return true;
+	if (PwClients[client].hung_up && !pw_client_has_left(client))
+		return false;
+	return try_close(client, word);
 }
 
 void
@@ -885,7 +889,7 @@ try_close(int client, uint64 word)
 {
 	if (!pw_client_move(&PwClients[client], word, PW_CLIENT_CLOSING, PW_NONE))
 		return false;
-	free_entry(client, PW_WORD_STATE(word) == PW_CLIENT_LEAVING);
+	free_entry(client, PW_WORD_STATE(word) == PW_CLIENT_LEAVING && !PwClients[client].hung_up);
 	return true;
 }
 

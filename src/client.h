@@ -126,8 +126,11 @@ extern bool pw_client_is_on_the_way(void);
  */
 extern void pw_client_quit(void);
 
-/* Close a client that is on the leavers list. */
-extern void pw_client_close_leaver(int client);
+/*
+ * Close a client that is on the leavers list.  False if it has hung up, but has
+ * said something before that is not a goodbye: then somebody has to answer.
+ */
+extern bool pw_client_close_leaver(int client);
 
 /* Free the entries that a slot of an earlier worker has left behind. */
 extern void pw_client_forget_orphans(int slot);

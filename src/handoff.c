@@ -139,6 +139,7 @@ static bool is_passing_by(void);
 static bool try_queue(void);
 static int	take_from_queue(void);
 static int	take_from_set(int epfd);
+static bool has_hung_up(PwShmClient *client, uint32 events);
 static uint64 settled_word(int client);
 static bool start_command(void);
 static bool must_wait(void);
@@ -718,9 +719,23 @@ take_from_set(int epfd)
 		if (PW_WORD_GENERATION(word) == PW_EPOLL_GENERATION(event.data.u64) &&
 			PW_WORD_STATE(word) == PW_CLIENT_PARKED &&
 			pw_client_move(&PwClients[client], word, PW_CLIENT_ATTACHED, PwSelf.index))
-			return client;
+		{
+			if (!has_hung_up(&PwClients[client], event.events))
+				return client;
+			pw_dismiss_client(client);
+		}
 	}
 	return PW_NONE;
+}
+
+/*
+ * Has a client hung up that was parked?  Most have said goodbye first, but not
+ * those that the worker has given back.
+ */
+static bool
+has_hung_up(PwShmClient *client, uint32 events)
+{
+	return (events & (EPOLLHUP | EPOLLRDHUP)) != 0 && client->said_hello && !client->hung_up;
 }
 
 /*

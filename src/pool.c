@@ -174,7 +174,8 @@ pw_pool_work(void)
 		int			client = next - 1;
 
 		next = PwClients[client].next_leaver;
-		pw_client_close_leaver(client);
+		if (!pw_client_close_leaver(client))
+			requeue(client, pg_atomic_read_u64(&PwClients[client].word));
 	}
 	pw_pool_changes_work();
 	pw_operations_work();
@@ -463,7 +464,7 @@ requeue(int client, uint64 word)
 {
 	struct epoll_event event;
 
-	if (PW_WORD_STATE(word) == PW_CLIENT_ATTACHED &&
+	if (PW_WORD_STATE(word) != PW_CLIENT_PARKED &&
 		!pw_client_move(&PwClients[client], word, PW_CLIENT_PARKED, PW_NONE))
 		return;
 	event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLONESHOT;

@@ -83,11 +83,11 @@
  *		                         ^
  *		                         v
  *		FREE --> ADMITTING --> PARKED <--> ATTACHED
- *		  ^          |           |           |
- *		  |          |           |           v
- *		  |          |           |        LEAVING
- *		  |          v           v           |
- *		  +------- CLOSING <-----+-----------+
+ *		  ^          |          |  ^         |
+ *		  |          |          |  |         v
+ *		  |          |          |  +----- LEAVING
+ *		  |          v          v            |
+ *		  +------- CLOSING <----+------------+
  */
 typedef enum PwClientState
 {
@@ -106,7 +106,8 @@ typedef enum PwClientState
 								 * LEAVING; CLOSING by the worker, only after
 								 * that slot's backend is gone */
 	PW_CLIENT_LEAVING,			/* its slot let go of it for good, and put it
-								 * on the leavers list; next: CLOSING */
+								 * on the leavers list; next: CLOSING, or
+								 * PARKED if it has something to say yet */
 	PW_CLIENT_CLOSING,			/* the worker's, being closed; next: FREE */
 } PwClientState;
 
@@ -301,6 +302,8 @@ typedef struct PwShmClient
 	bool		told_ok;		/* has had its AuthenticationOk already, */
 	bool		said_hello;		/* and everything up to ReadyForQuery */
 	bool		told_standby;	/* in_hot_standby was on when last reported */
+	bool		hung_up;		/* a slot has seen that, and left it to the
+								 * worker to see what it had said before */
 	uint8		pin_reason;		/* PwPinReason */
 	int			last_slot;		/* or PW_NONE */
 	uint64		transactions;

@@ -333,6 +333,36 @@ note 'who leaves while another is served, and while others wait';
 	$_->terminate foreach $a, @others[ 3, 4 ];
 }
 
+note 'who hangs up in the queue, and what was said before';
+{
+	my ($a, $half, $gone, $bye) = map { alice() } 1 .. 4;
+	my $attaches =
+	  q{SELECT sum(attaches) FROM pool_slots() WHERE role = 'alice'};
+
+	$_->val('SELECT 1') foreach $half, $gone, $bye, $a;
+	$a->val('BEGIN');
+	my $before = $node->value($attaches);
+	$half->send(query(q{INSERT INTO t VALUES (2, 'half') RETURNING word}));
+	$half->shut_write;
+	$gone->send(query(q{INSERT INTO t VALUES (3, 'gone')}));
+	$gone->close;
+	$bye->terminate;
+	$bye->close;
+	$a->val('COMMIT');
+	is(PoolWorker::Wire::text($half->answer),
+		'half', 'half a close: the answer can still be heard');
+	$node->soon(
+		'SELECT word FROM t WHERE id = 3',
+		'gone',
+		'a close: what was said is done');
+	$node->soon('SELECT count(*) FROM pool_clients()', 1, 'all have left');
+	is( $node->value($attaches),
+		$before + 2,
+		'no slot was needed for a goodbye');
+	$a->val('DELETE FROM t WHERE id > 1');
+	$_->close foreach $half, $a;
+}
+
 note 'an answer that nobody was there to hear is for nobody else';
 foreach my $how (sort keys %leave)
 {
