@@ -96,6 +96,7 @@ static bool client_receive(int client);
 static bool client_feed(int client, const char *data, size_t len);
 static bool client_send(int client);
 static void finish_admission(int client);
+static int32 new_cancel_key(void);
 static void end_admission(PwClient *local);
 static bool try_close(int client, uint64 word);
 static void free_entry(int client, bool was_shut_down);
@@ -636,14 +637,9 @@ finish_admission(int client)
 	PwShmClient *shared = &PwClients[client];
 	PwClient   *local = &clients[client];
 	const PwLogin *login = pw_auth_login(local->auth);
-	int32		key;
 
-	if (!pg_strong_random(&key, sizeof(key)))
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not generate random cancel key")));
 	shared->cancel_pid = PW_CANCEL_PID_BASE + client;
-	shared->cancel_key = key;
+	shared->cancel_key = new_cancel_key();
 	shared->protocol = login->protocol;
 	shared->settings = dsa_allocate(pw_shared_area(), login->settings.len);
 	shared->settings_len = login->settings.len;
@@ -654,6 +650,29 @@ finish_admission(int client)
 	pw_timer_disarm(&local->deadline);
 	events->authenticated(client, login);
 	end_admission(local);
+}
+
+/*
+ * Asking for many random bytes at once costs as much as for a few.
+ */
+static int32
+new_cancel_key(void)
+{
+	static int32 keys[64];
+	static int	nkeys = 0;
+	int32		key;
+
+	if (nkeys == 0)
+	{
+		if (!pg_strong_random(keys, sizeof(keys)))
+			ereport(ERROR,
+					(errcode(ERRCODE_INTERNAL_ERROR),
+					 errmsg("could not generate random cancel key")));
+		nkeys = lengthof(keys);
+	}
+	key = keys[--nkeys];
+	keys[nkeys] = 0;
+	return key;
 }
 
 /* Forget everything that was needed for the admission only. */
@@ -950,7 +969,7 @@ shut_down(int fd)
 	char		buffer[4096];
 
 	for (int i = 0; i < 16; i++)
-		if (recv(fd, buffer, sizeof(buffer), MSG_DONTWAIT) <= 0)
+		if (recv(fd, buffer, sizeof(buffer), MSG_DONTWAIT) < (ssize_t) sizeof(buffer))
 			break;
 	(void) shutdown(fd, SHUT_RDWR);
 }
