@@ -25,6 +25,8 @@ pool_worker.queue_notice_after = 0
 	CREATE ROLE carol LOGIN;
 	GRANT TEMPORARY ON DATABASE postgres TO alice;});
 
+my $serial = 0;
+
 sub query { return PoolWorker::Wire::msg_query($_[0]); }
 sub text  { return PoolWorker::Wire::text($_[0]); }
 
@@ -135,12 +137,17 @@ sub all_leave
 	return;
 }
 
-# Close all slots, so that the next one begins as if for the first time.
+# Close all slots, so that the next one begins as if for the first time.  A role
+# that is as it was before when the worker looks has not changed.
 sub start_anew
 {
-	$node->value("ALTER ROLE $_ SET work_mem = '4MB'")
-	  foreach qw(alice bob carol);
-	$node->value("ALTER ROLE $_ RESET ALL") foreach qw(alice bob carol);
+	my $work_mem = 4096 + ++$serial;
+
+	foreach my $role (qw(alice bob carol))
+	{
+		$node->value("ALTER ROLE $role RESET ALL");
+		$node->value("ALTER ROLE $role SET work_mem = $work_mem");
+	}
 	become('', 'no slot is open');
 	return;
 }

@@ -172,9 +172,6 @@ note 'a slot that is pinned is not taken away';
 
 	$client->val('CREATE TEMP TABLE mine AS SELECT 42 AS n');
 	$pid = $client->val('SELECT pg_backend_pid()');
-	$pid = $node->value(
-		q{SELECT pid FROM pool_slots() WHERE role = 'alice' AND state = 'pinned'}
-	);
 	$node->set('pool_worker.slot_max_transactions' => 1);
 	$node->soon("SELECT retiring FROM pool_slots() WHERE pid = $pid",
 		'slot_max_transactions', 'it is due');
