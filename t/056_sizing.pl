@@ -15,6 +15,7 @@ my $node = PoolWorker->new('main')->setup(
 	conf => q{
 pool_worker.pool_size = 4
 pool_worker.slot_idle_timeout = 0
+pool_worker.queue_notice_after = 0
 max_connections = 40
 },
 	sql => q{
