@@ -834,6 +834,33 @@ note 'pool_disconnect() of clients that have no slot yet, or one for good';
 	$_->close foreach $waiting, $newcomer, $catcher, $stubborn;
 }
 
+note 'pool_disconnect() of a client that its slot is just about to park';
+$node->value(q{ALTER ROLE alice SET pool_worker.pool_size = 1});
+{
+	my $other  = connected();
+	my $client = connected();
+	my $id     = id($client);
+
+	$node->soon(status('pool_size, slots'), '1|1', 'one slot');
+	$client->val('SELECT 1') foreach 1 .. 2;
+	$node->soon(about($client, 'state'), 'attached', 'it has a slot');
+	my ($pid) = $node->slot_pids('postgres', 'alice');
+	kill 'STOP', $pid;
+	$other->send(query('SELECT 42'));
+	$node->soon(
+		"SELECT state FROM pool_slots() WHERE pid = $pid",
+		'assigned',
+		'which is given to another one');
+	is($node->value("SELECT pool_disconnect($id)"), 't', 'pool_disconnect()');
+	kill 'CONT', $pid;
+	is(text($other->answer), '42',   'the other one is served');
+	is(farewell($client), $farewell, 'and the client is gone all the same');
+	$client->close;
+	all_leave($other);
+}
+$node->value(q{ALTER ROLE alice RESET pool_worker.pool_size});
+$node->soon(status('pool_size'), 3, 'three slots');
+
 note 'pool_cancel()';
 {
 	my $client = connected();
