@@ -77,10 +77,11 @@ pw_share_compute(void)
 
 		if (!pool->shared->in_use)
 			continue;
-		pool->shared->share = 0;
 		pool->need = need_of(pool);
 		if (pool->need > 0)
 			needy[n++] = pool;
+		else
+			pool->shared->share = 0;
 	}
 	share_out(needy, n);
 	pfree(needy);
