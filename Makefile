@@ -59,6 +59,7 @@ OBJS = \
 	src/startup_settings.o \
 	src/statement_cache.o \
 	src/statement_lists.o \
+	src/tcp_options.o \
 	src/time_limits.o \
 	src/waiting_command.o \
 	src/worker.o

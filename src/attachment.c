@@ -63,6 +63,7 @@
 #include "shared_state.h"
 #include "slot_self.h"
 #include "startup_settings.h"
+#include "tcp_options.h"
 #include "time_limits.h"
 
 /* The session is the attached client's, which knows the values of settings. */
@@ -108,6 +109,7 @@ pw_attach_client(int client)
 	whereToSendOutput = DestRemote;
 	pw_lost_client_watch(true);
 	pw_identity_assume(&PwClients[client]);
+	pw_tcp_options_assume(&PwClients[client]);
 	note_attached(&PwClients[client]);
 	return open_session(client);
 }
@@ -247,6 +249,7 @@ open_session(int client)
 		refuse_client(error);
 		return false;
 	}
+	pw_tcp_options_settle();
 	strlcpy(shared->application_name, application_name, NAMEDATALEN);
 	if (!shared->said_hello)
 	{
@@ -357,6 +360,7 @@ static void
 detach_client(void)
 {
 	PwSelf.slot->pin_reason = PW_PIN_NONE;
+	pw_tcp_options_drop(&PwClients[PwSelf.client]);
 	set_slot_client(PW_NONE);
 	PwSelf.client = PW_NONE;
 	MyProcPort->sock = PwSelf.home;

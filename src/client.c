@@ -18,7 +18,6 @@
 #include "postgres.h"
 
 #include <linux/sockios.h>
-#include <netinet/tcp.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -40,6 +39,7 @@
 #include "protocol.h"
 #include "settings.h"
 #include "shared_state.h"
+#include "tcp_options.h"
 
 /* Descriptors below the clients' that PostgreSQL's own accounting misses. */
 #define PW_FD_MARGIN 128
@@ -85,7 +85,7 @@ static int	accept_one(int listener);
 static void refuse_unseen(int fd);
 static bool place_descriptor(int fd, int client);
 static void init_entry(int client, const SockAddr *raddr);
-static void set_socket_options(int fd, SockAddr *raddr, SockAddr *laddr);
+static void find_local_address(int fd, const SockAddr *raddr, SockAddr *laddr);
 static void name_address(PwShmClient *shared);
 static void begin_admission(int client);
 static int	peer_uid(int fd, const SockAddr *raddr);
@@ -368,19 +368,17 @@ init_entry(int client, const SockAddr *raddr)
 	shared->application_name[0] = '\0';
 	shared->settings = shared->session = InvalidDsaPointer;
 	shared->settings_len = shared->session_len = shared->session_size = 0;
-	set_socket_options(fd, &shared->raddr, &shared->laddr);
+	find_local_address(fd, &shared->raddr, &shared->laddr);
+	pw_tcp_options_init(fd, shared);
 	name_address(shared);
 }
 
 /*
- * Do for a client's socket what the server does in StreamConnection().
+ * Our end of the connection.
  */
 static void
-set_socket_options(int fd, SockAddr *raddr, SockAddr *laddr)
+find_local_address(int fd, const SockAddr *raddr, SockAddr *laddr)
 {
-	Port		port;
-	int			on = 1;
-
 	if (raddr->addr.ss_family == AF_UNIX)
 	{
 		/* that it is one is all that anybody asks of it */
@@ -391,20 +389,6 @@ set_socket_options(int fd, SockAddr *raddr, SockAddr *laddr)
 	laddr->salen = sizeof(laddr->addr);
 	if (getsockname(fd, (struct sockaddr *) &laddr->addr, &laddr->salen) < 0)
 		laddr->salen = 0;
-
-	(void) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-	(void) setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
-	memset(&port, 0, sizeof(port));
-	port.sock = fd;
-	port.laddr = *laddr;
-	if (tcp_keepalives_idle != 0)
-		(void) pq_setkeepalivesidle(tcp_keepalives_idle, &port);
-	if (tcp_keepalives_interval != 0)
-		(void) pq_setkeepalivesinterval(tcp_keepalives_interval, &port);
-	if (tcp_keepalives_count != 0)
-		(void) pq_setkeepalivescount(tcp_keepalives_count, &port);
-	if (tcp_user_timeout != 0)
-		(void) pq_settcpusertimeout(tcp_user_timeout, &port);
 }
 
 static void

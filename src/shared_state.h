@@ -254,6 +254,19 @@ typedef enum PwRetireReason
 #define PW_REMOTE_PORT_LEN 8
 #define PW_POOL_ERROR_LEN 256
 
+/* As in Port: what the system has set for a socket, and what we have. */
+typedef struct PwShmTcpOptions
+{
+	int			default_keepalives_idle;
+	int			default_keepalives_interval;
+	int			default_keepalives_count;
+	int			default_tcp_user_timeout;
+	int			keepalives_idle;
+	int			keepalives_interval;
+	int			keepalives_count;
+	int			tcp_user_timeout;
+} PwShmTcpOptions;
+
 typedef struct PwShmClient
 {
 	pg_atomic_uint64 word;		/* PW_CLIENT_WORD: state, slot, generation */
@@ -316,6 +329,7 @@ typedef struct PwShmClient
 	TimestampTz pinned_since;	/* keeps its slot, for whatever reasons; 0
 								 * while it does not */
 	char		application_name[NAMEDATALEN];
+	PwShmTcpOptions tcp_options;	/* see tcp_options.c */
 
 	/* Index plus one of the next leaver, 0 at the end of the list. */
 	uint32		next_leaver;
