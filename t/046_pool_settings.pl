@@ -290,6 +290,45 @@ note 'how many clients';
 	$node->value('ALTER ROLE alice IN DATABASE d1 RESET ALL');
 	$node->value('ALTER DATABASE d1 RESET ALL');
 	$becomes->('no limit again', '4, then ok', @logins);
+
+	$node->set('pool_worker.max_pool_clients' => 1);
+	$becomes->(
+		'of any one pool',
+		'3, then S=FATAL C=53300 M=too many pool clients for role "alice" in database "d1"',
+		@logins);
+	$node->value("ALTER ROLE alice $max -1");
+	$becomes->('... but for a role without a limit', '4, then ok', @logins);
+	$node->value("ALTER ROLE alice $max 0");
+	$becomes->(
+		'nobody',
+		'0, then S=FATAL C=53300 M=too many pool clients for role "alice"',
+		@logins);
+	$node->set('pool_worker.max_pool_clients' => undef);
+
+	# those who are there count, and stay
+	$node->value("ALTER ROLE alice $max 2");
+	my $try = sub {
+		return $node->attempt('pool', %{ $logins[0] }) =~ s/^.*M=//r;
+	};
+	$node->until(sub { $try->() eq 'ok' }) or die 'alice may not log in';
+	my @clients = map { $node->client(%$_) } @logins[ 0, 1 ];
+	is($try->(), 'too many pool clients for role "alice"', 'two are there');
+	$node->value("ALTER ROLE alice $max 1");
+	$node->soon(
+		q{SELECT setting FROM pool_settings() WHERE name = 'pool_worker.max_pool_clients' AND (database, role) = ('d1', 'alice')},
+		1,
+		'there may be one');
+	is($_->val('SELECT 1'), 1, '... who is there stays') foreach @clients;
+	(shift @clients)->terminate;
+	$node->soon(q{SELECT count(*) FROM pool_clients() WHERE role = 'alice'},
+		1, '... one has left');
+	is( $try->(),
+		'too many pool clients for role "alice"',
+		'... and has left no room');
+	(shift @clients)->terminate;
+	$node->until(sub { $try->() eq 'ok' });
+	is($try->(), 'ok', '... the other one has');
+	$node->value('ALTER ROLE alice RESET ALL');
 }
 
 $node->stop;
