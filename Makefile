@@ -55,6 +55,7 @@ OBJS = \
 	src/slot_life.o \
 	src/slot_wait.o \
 	src/sql_api.o \
+	src/stalled_clients.o \
 	src/startup_packet.o \
 	src/startup_settings.o \
 	src/statement_cache.o \

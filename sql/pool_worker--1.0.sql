@@ -38,6 +38,7 @@ CREATE FUNCTION pool_status(
     OUT transaction_timeouts int8,
     OUT idle_in_transaction_timeouts int8,
     OUT client_idle_timeouts int8,
+    OUT client_message_timeouts int8,
     OUT opened       int8,      -- slots
     OUT unanswered   int8,      -- slots given up by the health check
     OUT reserve      int4,      -- open slots of the reserve, of all slots

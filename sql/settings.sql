@@ -33,6 +33,7 @@ DROP ROLE regress_pool_role;
 --
 
 ALTER SYSTEM SET pool_worker.client_idle_timeout = -1;
+ALTER SYSTEM SET pool_worker.client_message_timeout = -1;
 ALTER SYSTEM SET pool_worker.connect_timeout = 0;
 ALTER SYSTEM SET pool_worker.connect_timeout = '2h';
 ALTER SYSTEM SET pool_worker.enforce_exempt = 'a b';
@@ -94,6 +95,7 @@ ALTER SYSTEM SET pool_worker.prewarm = ' ';
 --
 
 ALTER SYSTEM SET pool_worker.client_idle_timeout = '1h';
+ALTER SYSTEM SET pool_worker.client_message_timeout = '1min';
 ALTER SYSTEM SET pool_worker.connect_timeout = '1min';
 ALTER SYSTEM SET pool_worker.debug_always_switch = on;
 ALTER SYSTEM SET pool_worker.enforce_exempt = 'regress_pool_role', '"A role"';

@@ -426,7 +426,8 @@ pw_expel_client(int limit)
 			 errhidestmt(true)));
 	pg_atomic_fetch_add_u64(&PwSelf.pool->enforced[limit], 1);
 
-	if (!PwSelf.discarding)
+	/* who is lost has been told so, or cannot hear it */
+	if (!PwSelf.discarding && !pw_client_is_lost())
 		pw_clock_tell(limit, false);
 	PwSelf.discarding = false;
 	if (PwSelf.core_methods->is_send_pending())

@@ -27,6 +27,12 @@
  * FATAL error in place of that ERROR.  What the backend sends after that goes
  * nowhere, and in our turn the client leaves.
  *
+ * A stalled client
+ * ----------------
+ *
+ * While it reads a command PostgreSQL ignores cancels, so the worker sends
+ * another interrupt, see stalled_clients.c, and a hook makes an error of that.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -41,6 +47,7 @@
 #include "utils/timestamp.h"
 
 #include "command_clock.h"
+#include "lost_client.h"
 #include "protocol.h"
 #include "shared_state.h"
 #include "slot_self.h"
@@ -50,6 +57,8 @@ static uint64 next_serial(uint64 word);
 static void await_signals(void);
 static void log_if_slow(TimestampTz now);
 static void explain_error(void *arg);
+static void watch_log(ErrorData *edata);
+static bool has_stalled(uint64 word);
 
 /* The next command is the first since the client was attached. */
 static bool is_first = false;
@@ -60,6 +69,15 @@ static int64 waited = 0;
 /* The outermost error context; see the file header. */
 static ErrorContextCallback error_context = {.callback = explain_error};
 
+static emit_log_hook_type prev_emit_log = NULL;
+
+void
+pw_clock_init(void)
+{
+	prev_emit_log = emit_log_hook;
+	emit_log_hook = watch_log;
+}
+
 void
 pw_clock_switch(int client)
 {
@@ -67,6 +85,7 @@ pw_clock_switch(int client)
 	uint64		word = pg_atomic_read_u64(&slot->command);
 
 	slot->transaction_at = 0;
+	slot->copying = false;
 	pg_atomic_write_u64(&slot->command, PW_COMMAND_IDLE(next_serial(word)));
 
 	is_first = true;
@@ -110,7 +129,7 @@ pw_clock_end(void)
 
 	/* only we change what is tested here */
 	if ((word & PW_COMMAND_RUNNING) == 0)
-		return PW_NO_LIMIT;
+		return has_stalled(word) ? PW_LIMIT_CLIENT_MESSAGE : PW_NO_LIMIT;
 
 	now = GetCurrentTimestamp();
 	slot->answered_at = PwClients[PwSelf.client].idle_since = now;
@@ -125,8 +144,9 @@ pw_clock_end(void)
 		return PW_NO_LIMIT;
 	await_signals();
 
-	/* it may have been answered just in time */
-	if ((word & PW_COMMAND_HEEDED) == 0 && limit != PW_LIMIT_ADMINISTRATOR &&
+	/* it may have been answered just in time, but for one who is cut off */
+	if ((word & PW_COMMAND_HEEDED) == 0 &&
+		limit != PW_LIMIT_ADMINISTRATOR && !has_stalled(word) &&
 		(!pw_time_limits[limit].ends_client || PwSelf.transaction_status == 'I'))
 		return PW_NO_LIMIT;
 	if (pw_time_limits[limit].ends_client)
@@ -150,6 +170,7 @@ await_signals(void)
 	LWLockRelease(&PwSelf.slot->lock);
 	(void) kill(MyProcPid, 0);
 	QueryCancelPending = false;
+	LogMemoryContextPending = false;
 }
 
 int
@@ -177,6 +198,29 @@ pw_clock_error(void)
 		return;
 	pw_clock_tell(limit, true);
 	PwSelf.discarding = true;
+}
+
+void
+pw_clock_lost(void)
+{
+	if (!has_stalled(pg_atomic_read_u64(&PwSelf.slot->command)))
+		return;
+	pg_atomic_fetch_or_u64(&PwSelf.slot->command, PW_COMMAND_HEEDED);
+	if (!pw_client_is_deaf())
+		pw_clock_tell(PW_LIMIT_CLIENT_MESSAGE, false);
+}
+
+static bool
+has_stalled(uint64 word)
+{
+	return pw_command_limit(word) == PW_LIMIT_CLIENT_MESSAGE;
+}
+
+void
+pw_clock_copying(bool copying)
+{
+	if (PwSelf.slot != NULL)
+		PwSelf.slot->copying = copying;
 }
 
 /*
@@ -248,4 +292,31 @@ explain_error(void *arg)
 		errmsg(PW_CANCEL_WORDS, pw_time_limits[limit].name);
 	else if (geterrcode() == ERRCODE_ADMIN_SHUTDOWN && (word & PW_COMMAND_CONDEMNED) != 0)
 		errmsg(PW_END_WORDS, pw_time_limits[limit].name);
+}
+
+/*
+ * emit_log_hook: if our client has stalled, the worker has asked for this log
+ * message so that we can raise an error where the backend waits.
+ *
+ * elog.c allows for errors in here.
+ */
+static void
+watch_log(ErrorData *edata)
+{
+	uint64		word;
+
+	if (prev_emit_log)
+		prev_emit_log(edata);
+	if (PwSelf.slot == NULL || PwSelf.client == PW_NONE || edata->message_id == NULL ||
+		strcmp(edata->message_id, "logging memory contexts of PID %d") != 0)
+		return;
+	word = pg_atomic_read_u64(&PwSelf.slot->command);
+	if (!has_stalled(word) || (word & PW_COMMAND_RUNNING) == 0 ||
+		(word & PW_COMMAND_HEEDED) != 0)
+		return;
+
+	pw_lost_client_give_up();
+	ereport(ERROR,
+			(errcode(pw_time_limits[PW_LIMIT_CLIENT_MESSAGE].sqlstate),
+			 errmsg(PW_END_WORDS, pw_time_limits[PW_LIMIT_CLIENT_MESSAGE].name)));
 }

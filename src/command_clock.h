@@ -11,6 +11,9 @@
 #ifndef PW_COMMAND_CLOCK_H
 #define PW_COMMAND_CLOCK_H
 
+/* Begin. */
+extern void pw_clock_init(void);
+
 /*
  * The slot serves another client from now on, or none.  The caller holds
  * slot->lock.
@@ -39,6 +42,15 @@ extern int	pw_clock_passed(void);
  * told so in its place, and discarding is set for everything that follows.
  */
 extern void pw_clock_error(void);
+
+/*
+ * Recovery from an error has begun, and the client is lost.  If that is because
+ * it has stalled, tell it so.
+ */
+extern void pw_clock_lost(void);
+
+/* A COPY FROM STDIN begins or ends. */
+extern void pw_clock_copying(bool copying);
 
 /* Tell the client that it is expelled.  Waits if "wait" is true. */
 extern void pw_clock_tell(int limit, bool wait);

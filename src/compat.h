@@ -59,6 +59,11 @@
 #define MyProcNumber (MyProc->pgprocno)
 #endif
 
+/* PG17 numbers processes for signals as for everything else. */
+#if PG_VERSION_NUM < 170000
+#define INVALID_PROC_NUMBER InvalidBackendId
+#endif
+
 /*
  * The entries of pg_stat_activity, MaxBackends of them.  The array has no
  * name outside of its file, but we have an entry in it.  PG17 numbers the

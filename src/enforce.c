@@ -29,6 +29,9 @@
  * roll back.  Then its client does not read the error, or owes it a Sync.
  * Terminating a backend costs the slot, and the pool opens another.
  *
+ * A client that has stopped in the middle of a command is found, and its slot
+ * got out of its wait, by stalled_clients.c.  For that we look more often.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -46,6 +49,7 @@
 #include "pool_settings.h"
 #include "shared_state.h"
 #include "slot.h"
+#include "stalled_clients.h"
 #include "time_limits.h"
 
 /* The least time between two looks at the slots, and at parked clients, ms. */
@@ -81,6 +85,7 @@ static void look_at_clients(void *arg);
 static void look_failed(void *arg);
 static void arm(PwTimer *timer, PwFn fn, TimestampTz at, int period_ms);
 static TimestampTz look_at_slot(int index);
+static bool is_cut_short(int limit);
 static PwTimeLimit first_limit(const PwShmSlot *slot, const PwShmClient *client,
 							   uint64 word, TimestampTz *deadline);
 static void consider(PwTimeLimit limit, TimestampTz since, const PwShmSlot *slot,
@@ -91,7 +96,8 @@ static TimestampTz tell(int index, uint64 word, PwTimeLimit limit);
 static TimestampTz insist(int index, uint64 word);
 static void note_condemned(int index, PwTimeLimit limit);
 static bool change_word(int index, uint64 word, uint64 new_word, int signal_number);
-static TimestampTz smallest_limit(PwTimeLimit from, PwTimeLimit to);
+static TimestampTz next_look(void);
+static TimestampTz smallest_limit(PwTimeLimit from, PwTimeLimit to, int parts);
 static TimestampTz look_at_client(int client);
 static void end_parked_client(int client, PwShmPool *pool);
 
@@ -100,6 +106,7 @@ pw_enforce_init(void)
 {
 	measures = MemoryContextAllocZero(TopMemoryContext,
 									  sizeof(PwMeasure) * PwControl->max_slots);
+	pw_stalled_init();
 	pw_enforce_reschedule();
 }
 
@@ -129,7 +136,7 @@ pw_enforce_end(int client, bool even_in_transaction)
 	slot = &PwSlots[index];
 	word = pg_atomic_read_u64(&slot->command);
 	pg_read_barrier();
-	if (slot->client != client || pw_command_limit(word) == PW_LIMIT_ADMINISTRATOR)
+	if (slot->client != client || is_cut_short(pw_command_limit(word)))
 		return;
 	if (!even_in_transaction &&
 		((word & PW_COMMAND_RUNNING) != 0 || slot->transaction_at != 0))
@@ -167,7 +174,7 @@ arm(PwTimer *timer, PwFn fn, TimestampTz at, int period_ms)
 static void
 look_at_slots(void *arg)
 {
-	TimestampTz next = smallest_limit(0, PW_NLIMITS);
+	TimestampTz next = next_look();
 
 	arm(&slots_timer, look_at_slots, next, SLOTS_PERIOD_MS);
 	for (int i = 0; i < PwControl->max_slots; i++)
@@ -183,7 +190,7 @@ look_at_slots(void *arg)
 static void
 look_at_clients(void *arg)
 {
-	TimestampTz next = smallest_limit(PW_LIMIT_CLIENT_IDLE, PW_LIMIT_CLIENT_IDLE + 1);
+	TimestampTz next = smallest_limit(PW_LIMIT_CLIENT_IDLE, PW_LIMIT_CLIENT_IDLE + 1, 1);
 
 	arm(&clients_timer, look_at_clients, next, CLIENTS_PERIOD_MS);
 	if (next == NEVER)
@@ -213,12 +220,21 @@ look_at_slot(int index)
 	client = slot->client;
 	if (slot->pool == PW_NONE || client == PW_NONE || !slot->alive)
 		return NEVER;
-	limit = first_limit(slot, &PwClients[client], word, &deadline);
-	if (pw_command_limit(word) == PW_LIMIT_ADMINISTRATOR)
+	if (is_cut_short(pw_command_limit(word)))
 		return insist(index, word);
+	limit = first_limit(slot, &PwClients[client], word, &deadline);
 	if (deadline > pw_loop_now())
 		return deadline;
 	return pw_command_limit(word) == limit ? insist(index, word) : tell(index, word, limit);
+}
+
+/*
+ * Has this ended a client, so that no other limit matters to it any more?
+ */
+static bool
+is_cut_short(int limit)
+{
+	return limit == PW_LIMIT_ADMINISTRATOR || limit == PW_LIMIT_CLIENT_MESSAGE;
 }
 
 /*
@@ -233,6 +249,12 @@ first_limit(const PwShmSlot *slot, const PwShmClient *client, uint64 word,
 {
 	PwTimeLimit first = PW_NO_LIMIT;
 	TimestampTz transaction_at = slot->transaction_at;
+	TimestampTz stalled_since = 0;
+
+	if (PwPools[slot->pool].settings.client_message_timeout > 0)
+		stalled_since = pw_stalled_since(slot - PwSlots, word);
+	if (stalled_since != 0)
+		consider(PW_LIMIT_CLIENT_MESSAGE, stalled_since, slot, &first, deadline);
 
 	/* who begins a transaction has said before that it does not wait */
 	pg_read_barrier();
@@ -357,6 +379,8 @@ change_word(int index, uint64 word, uint64 new_word, int signal_number)
 		changed = pg_atomic_compare_exchange_u64(&slot->command, &word, new_word);
 	if (changed && running)
 		pw_slot_signal(index, signal_number);
+	if (changed && pw_command_limit(new_word) == PW_LIMIT_CLIENT_MESSAGE)
+		pw_stalled_end(index, new_word);
 	LWLockRelease(&slot->lock);
 
 	if (changed && !running)
@@ -365,11 +389,24 @@ change_word(int index, uint64 word, uint64 new_word, int signal_number)
 }
 
 /*
- * The earliest time at which one of these limits can pass for something that
- * begins now.
+ * When to look at the slots again, whatever they are doing.
  */
 static TimestampTz
-smallest_limit(PwTimeLimit from, PwTimeLimit to)
+next_look(void)
+{
+	TimestampTz limits = smallest_limit(0, PW_LIMIT_CLIENT_MESSAGE, 1);
+	TimestampTz stalled = smallest_limit(PW_LIMIT_CLIENT_MESSAGE, PW_NLIMITS,
+										 PW_STALLED_LOOKS);
+
+	return Min(limits, stalled);
+}
+
+/*
+ * The earliest time at which one of these limits can pass for something that
+ * begins now, or so large a part of it.
+ */
+static TimestampTz
+smallest_limit(PwTimeLimit from, PwTimeLimit to, int parts)
 {
 	int			smallest = 0;
 
@@ -385,7 +422,8 @@ smallest_limit(PwTimeLimit from, PwTimeLimit to)
 				smallest = ms;
 		}
 	}
-	return smallest == 0 ? NEVER : TimestampTzPlusMilliseconds(pw_loop_now(), smallest);
+	return smallest == 0 ? NEVER :
+		TimestampTzPlusMilliseconds(pw_loop_now(), Max(smallest / parts, 1));
 }
 
 /*

@@ -117,13 +117,16 @@ look_failed(void *arg)
 {
 }
 
-/* When the first limit can pass for something that begins now. */
+/*
+ * When the first limit can pass for something that begins now.  Whether a
+ * client has stopped in the middle of a command only slots can tell.
+ */
 static TimestampTz
 earliest_new(void)
 {
 	TimestampTz earliest = DT_NOEND;
 
-	for (int limit = 0; limit < PW_NLIMITS; limit++)
+	for (int limit = 0; limit < PW_LIMIT_CLIENT_MESSAGE; limit++)
 	{
 		int			ms = pw_pool_settings_smallest(pw_time_limits[limit].offset);
 

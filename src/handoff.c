@@ -71,6 +71,7 @@
 #include "injection.h"
 #include "lost_client.h"
 #include "prepared_statements.h"
+#include "protocol.h"
 #include "session.h"
 #include "session_state.h"
 #include "settings.h"
@@ -107,6 +108,9 @@ PwSlotSelf	PwSelf = {
 /* A ReadyForQuery has passed: the flush that follows is our turn. */
 static bool ready_sent = false;
 
+/* A Sync has been put in for a client that is lost and may owe it. */
+static bool sync_put_in = false;
+
 static ClientAuthentication_hook_type prev_client_authentication = NULL;
 
 static void notice_slot(Port *port, int status);
@@ -118,6 +122,7 @@ static void raise_file_limit(void);
 static void slot_exit(int code, Datum arg);
 
 static void handoff_comm_reset(void);
+static void put_in_sync(void);
 static int	handoff_flush(void);
 static int	handoff_flush_if_writable(void);
 static bool handoff_is_send_pending(void);
@@ -209,6 +214,7 @@ begin_being_slot(void)
 	ModifyWaitEvent(PwSelf.home_set, FeBeWaitSetSocketPos, WL_SOCKET_READABLE, NULL);
 	pw_descriptors_init(PwSelf.home, PwSelf.home_set);
 	pw_lost_client_init();
+	pw_clock_init();
 	pw_identity_init();
 	pw_session_init();
 	receive_welcome();
@@ -323,13 +329,39 @@ handoff_comm_reset(void)
 	PwSelf.core_methods->comm_reset();
 	PwSelf.discarding = false;
 	if (PwSelf.client != PW_NONE)
+	{
 		pw_lost_client_recover();
+		if (pw_client_is_lost())
+			put_in_sync();
+	}
 	else if (PwSelf.slot != NULL)
 	{
 		/* nobody to report to, nobody to read from */
 		EmitErrorReport();
 		proc_exit(1);
 	}
+}
+
+/*
+ * Our client is lost, and after an error in an extended query PostgresMain()
+ * reads on until its Sync: let it have one.  If it wants none, our turn comes
+ * first.
+ */
+static void
+put_in_sync(void)
+{
+	StringInfoData sync;
+
+	if (pw_is_injecting())
+		return;
+	pw_clock_lost();
+	pw_lost_client_drop_input();
+	initStringInfo(&sync);
+	pw_build_sync(&sync);
+	PwSelf.discarding = true;
+	MyProcPort->sock = pw_inject(&sync);
+	sync_put_in = true;
+	pfree(sync.data);
 }
 
 /*
@@ -444,7 +476,14 @@ note_message(char type, const char *data)
 			pw_statements_removed();
 			pw_session_closed();
 			break;
+		case 'G':				/* CopyInResponse */
+			pw_clock_copying(true);
+			break;
+		case 'C':				/* CommandComplete */
+			pw_clock_copying(false);
+			break;
 		case 'E':				/* ErrorResponse */
+			pw_clock_copying(false);
 			/* maybe of a Bind that had its plan already */
 			pw_statements_used();
 			if (!PwSelf.discarding)
@@ -481,17 +520,24 @@ take_turn(void)
 
 /*
  * If the command was one that we put in: it has been carried out, and now the
- * client's own is to be read.  True if that is so.
+ * client's own is to be read.  True if that is so; a Sync for a client that is
+ * lost was the end of that one's own.
  */
 static bool
 finish_injection(void)
 {
 	if (!pw_is_injecting())
 		return false;
-	pw_injection_finish();
-	pw_unnamed_settle();
 	PwSelf.discarding = false;
 	MyProcPort->sock = PwControl->fd_base + PwSelf.client;
+	if (sync_put_in)
+	{
+		sync_put_in = false;
+		pw_injection_abandon();
+		return false;
+	}
+	pw_injection_finish();
+	pw_unnamed_settle();
 	return true;
 }
 
@@ -509,7 +555,9 @@ find_command(void)
 		limit = pw_clock_end();
 		count_transaction();
 	}
-	if (PwSelf.client != PW_NONE && pw_client_is_lost())
+	if (limit == PW_LIMIT_CLIENT_MESSAGE)
+		pw_expel_client(limit);
+	else if (PwSelf.client != PW_NONE && pw_client_is_lost())
 		pw_leave_client();
 	else if (limit != PW_NO_LIMIT)
 		pw_expel_client(limit);
@@ -768,7 +816,10 @@ start_command(void)
 
 	if (pw_client_is_lost() || found == PW_SOCKET_LEFT)
 	{
-		pw_leave_client();
+		if (pw_clock_passed() == PW_LIMIT_CLIENT_MESSAGE)
+			pw_expel_client(PW_LIMIT_CLIENT_MESSAGE);
+		else
+			pw_leave_client();
 		return false;
 	}
 	if (found == PW_SOCKET_QUIET || must_wait())

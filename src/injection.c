@@ -77,3 +77,13 @@ pw_injection_finish(void)
 {
 	injecting = false;
 }
+
+void
+pw_injection_abandon(void)
+{
+	char		left[64];
+
+	injecting = false;
+	while (recv(pair[0], left, sizeof(left), MSG_DONTWAIT) > 0)
+		 /* not wanted */ ;
+}

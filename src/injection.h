@@ -23,4 +23,7 @@ extern int	pw_inject(StringInfo messages);
 extern bool pw_is_injecting(void);
 extern void pw_injection_finish(void);
 
+/* It may not have read all of them, and does not need to any more. */
+extern void pw_injection_abandon(void);
+
 #endif							/* PW_INJECTION_H */

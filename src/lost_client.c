@@ -11,7 +11,8 @@
  *
  * - Output fails.  pqcomm.c sets ClientConnectionLost, and the next
  *	 CHECK_FOR_INTERRUPTS() would exit.  We clear the flag and cancel the
- *	 statement instead.
+ *	 statement instead.  Before pqcomm.c sets it, it logs the failure, and then
+ *	 a cancel that is pending would leave it half done.
  *
  * - End of file in the middle of a message, or between the messages of an
  *	 extended query.  pqcomm.c or postgres.c log it with COMMERROR, and then
@@ -22,12 +23,16 @@
  *	 PostgresMain() exits after it because the stream of messages is out of
  *	 step; with nobody at the other end there is no step to keep.
  *
+ * After an error in an extended query PostgresMain() skips messages until Sync,
+ * which will not come any more: handoff.c puts one in.
+ *
  * What remains: with log_min_messages at fatal or panic, no log message reaches
  * the hook.  With client_connection_check_interval, PostgreSQL may notice
- * during a statement that the client is gone, and exits then.  And after an error in an extended query, while PostgresMain()
- * skips messages until Sync, an end of file makes it exit without a word, and
- * so does a Terminate message in the middle of an extended query.  The pool
- * then opens another slot.
+ * during a statement that the client is gone, and exits then.  And while it
+ * waits for the next message of an extended query outside of a transaction (after
+ * an error, for one), an end of file makes it exit without a word, and so does
+ * a Terminate message in the middle of an extended query.  The pool then opens
+ * another slot.
  *
  *-------------------------------------------------------------------------
  */
@@ -45,6 +50,7 @@
 
 static bool client_attached = false;
 static bool client_lost = false;
+static bool client_deaf = false;
 
 /* pqcomm.c is made to fail, and that is not worth a log message. */
 static bool dropping_output = false;
@@ -52,6 +58,7 @@ static bool dropping_output = false;
 static emit_log_hook_type prev_emit_log = NULL;
 
 static void watch_log(ErrorData *edata);
+static bool tells_of_failed_output(const ErrorData *edata);
 static bool tells_of_lost_client(const ErrorData *edata);
 static bool socket_is_dead(void);
 
@@ -66,7 +73,7 @@ void
 pw_lost_client_watch(bool attached)
 {
 	client_attached = attached;
-	client_lost = false;
+	client_lost = client_deaf = false;
 }
 
 bool
@@ -75,15 +82,29 @@ pw_client_is_lost(void)
 	return client_lost;
 }
 
+bool
+pw_client_is_deaf(void)
+{
+	return client_deaf;
+}
+
 void
 pw_lost_client_check(void)
 {
 	if (!ClientConnectionLost)
 		return;
 	ClientConnectionLost = false;
-	client_lost = true;
+	client_lost = client_deaf = true;
 	QueryCancelPending = true;
 	InterruptPending = true;
+}
+
+void
+pw_lost_client_give_up(void)
+{
+	client_lost = true;
+	if (pq_is_reading_msg())
+		pq_endmsgread();
 }
 
 void
@@ -140,18 +161,27 @@ watch_log(ErrorData *edata)
 		prev_emit_log(edata);
 	if (dropping_output)
 		edata->output_to_server = false;
-	if (!client_attached || client_lost || !tells_of_lost_client(edata))
+	if (!client_attached || client_lost)
+		return;
+	if (tells_of_failed_output(edata))
+		QueryCancelPending = false;
+	if (!tells_of_lost_client(edata))
 		return;
 
-	client_lost = true;
-	if (pq_is_reading_msg())
-		pq_endmsgread();
+	pw_lost_client_give_up();
 
 	/* an error within ereport() resets the context that the text is in */
 	message = MemoryContextStrdup(MessageContext, edata->message);
 	ereport(ERROR,
 			(errcode(ERRCODE_CONNECTION_FAILURE),
 			 errmsg_internal("%s", message)));
+}
+
+static bool
+tells_of_failed_output(const ErrorData *edata)
+{
+	return edata->elevel == COMMERROR && edata->message_id != NULL &&
+		strcmp(edata->message_id, "could not send data to client: %m") == 0;
 }
 
 /*

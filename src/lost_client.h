@@ -21,11 +21,20 @@ extern void pw_lost_client_watch(bool attached);
 /* Has the attached client been lost?  Its output must be discarded then. */
 extern bool pw_client_is_lost(void);
 
+/* Has output to it failed?  Then it cannot be told anything. */
+extern bool pw_client_is_deaf(void);
+
 /*
  * To be called after output: if that has failed, the client is lost, and the
  * statement that is running is cancelled.
  */
 extern void pw_lost_client_check(void);
+
+/*
+ * Give a client up as lost while PostgresMain() waits for it to send a command.
+ * The caller raises an error next.
+ */
+extern void pw_lost_client_give_up(void);
 
 /*
  * To be called when recovery from an error begins: if the error was that the

@@ -129,6 +129,10 @@ const PwMetricInfo pw_pool_metrics[] = {
 		"client_idle_timeouts", PW_METRIC_COUNTER,
 		"Clients disconnected because of pool_worker.client_idle_timeout."
 	},
+	[PW_POOL_CLIENT_MESSAGE_TIMEOUTS] = {
+		"client_message_timeouts", PW_METRIC_COUNTER,
+		"Clients disconnected because of pool_worker.client_message_timeout."
+	},
 	[PW_POOL_SLOTS_OPENED] = {
 		"opened", PW_METRIC_COUNTER,
 		"Slots opened, whether for the first time or in place of others."
@@ -156,6 +160,7 @@ static const PwPoolMetric metric_of_limit[PW_NLIMITS] = {
 	[PW_LIMIT_TRANSACTION] = PW_POOL_TRANSACTION_TIMEOUTS,
 	[PW_LIMIT_IDLE_IN_TRANSACTION] = PW_POOL_IDLE_IN_TRANSACTION_TIMEOUTS,
 	[PW_LIMIT_CLIENT_IDLE] = PW_POOL_CLIENT_IDLE_TIMEOUTS,
+	[PW_LIMIT_CLIENT_MESSAGE] = PW_POOL_CLIENT_MESSAGE_TIMEOUTS,
 };
 
 static void sample_pool(PwPoolSample *sample, RateParts *parts, int pool);

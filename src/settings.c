@@ -93,6 +93,7 @@ int			pw_queue_timeout;
 
 /* time limits */
 int			pw_client_idle_timeout;
+int			pw_client_message_timeout;
 char	   *pw_enforce_exempt;
 int			pw_enforce_on;
 int			pw_idle_in_transaction_timeout;
@@ -129,6 +130,7 @@ static const struct config_enum_entry enforce_on_options[] = {
 
 const PwPoolSettingInfo pw_pool_setting_info[] = {
 	ROW(client_idle_timeout),
+	ROW(client_message_timeout),
 	ROW(idle_in_transaction_timeout),
 	ROW(log_min_duration),
 	ROW(max_pinned),
@@ -558,6 +560,16 @@ define_time_settings(void)
 							"It counts outside of transactions.  0 means never.",
 							&pw_client_idle_timeout,
 							0,
+							0, INT_MAX,
+							PGC_SUSET,
+							GUC_UNIT_MS,
+							refuse_session, NULL, NULL);
+
+	DefineCustomIntVariable("pool_worker.client_message_timeout",
+							"Sets the time after which a client that has stopped in the middle of a command is disconnected.",
+							"It owes the rest of a message or a Sync, or does not read its result.  0 means never.",
+							&pw_client_message_timeout,
+							30 * 1000,
 							0, INT_MAX,
 							PGC_SUSET,
 							GUC_UNIT_MS,

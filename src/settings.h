@@ -34,7 +34,7 @@ typedef enum PwPriority
 } PwPriority;
 
 /* How many settings may differ from pool to pool. */
-#define PW_POOL_NSETTINGS 21
+#define PW_POOL_NSETTINGS 22
 
 /*
  * What may differ from pool to pool; see pool_settings.h for what is in force.
@@ -44,6 +44,7 @@ typedef enum PwPriority
 typedef struct PwPoolSettings
 {
 	int			client_idle_timeout;	/* ms, 0 is never */
+	int			client_message_timeout; /* ms, 0 is never */
 	int			idle_in_transaction_timeout;	/* ms, 0 is never */
 	int			log_min_duration;	/* ms, -1 is never */
 	int			max_pinned;		/* -1: pool_size */
@@ -93,6 +94,7 @@ extern int	pw_max_clients;
 
 /* what may differ from pool to pool: the server's values */
 extern int	pw_client_idle_timeout;
+extern int	pw_client_message_timeout;
 extern int	pw_idle_in_transaction_timeout;
 extern int	pw_log_min_duration;
 extern int	pw_max_pinned;

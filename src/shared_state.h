@@ -353,6 +353,7 @@ typedef struct PwShmSlot
 	TimestampTz answered_at;	/* the last one ended; valid while none is */
 	TimestampTz transaction_at; /* the open transaction began, 0 if there is
 								 * none */
+	bool		copying;		/* in COPY FROM STDIN; by the slot */
 
 	/* protected by control->lock */
 	int			pid;			/* backend, 0 while it has not reported */

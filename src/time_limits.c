@@ -28,6 +28,9 @@ const PwTimeLimitInfo pw_time_limits[] = {
 	[PW_LIMIT_CLIENT_IDLE] = {
 		LIMIT(client_idle_timeout), ERRCODE_IDLE_SESSION_TIMEOUT, true
 	},
+	[PW_LIMIT_CLIENT_MESSAGE] = {
+		LIMIT(client_message_timeout), ERRCODE_CONNECTION_FAILURE, true
+	},
 	[PW_LIMIT_ADMINISTRATOR] = {
 		"administrator command", 0, ERRCODE_ADMIN_SHUTDOWN, true
 	},

@@ -23,9 +23,12 @@ typedef enum PwTimeLimit
 	PW_LIMIT_TRANSACTION,		/* a transaction is open, or a command runs */
 	PW_LIMIT_IDLE_IN_TRANSACTION,	/* one is open and no command runs */
 	PW_LIMIT_CLIENT_IDLE,		/* neither */
+	PW_LIMIT_CLIENT_MESSAGE,	/* the client owes us something: the rest of a
+								 * command, or to read the answer; see
+								 * stalled_clients.c */
 } PwTimeLimit;
 
-#define PW_NLIMITS (PW_LIMIT_CLIENT_IDLE + 1)
+#define PW_NLIMITS (PW_LIMIT_CLIENT_MESSAGE + 1)
 
 /*
  * What ends a client is said in the same way when it is no limit of time, but

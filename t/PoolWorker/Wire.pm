@@ -106,7 +106,8 @@ sub msg_cancel
 	return pack('NNNN', 16, 80877102, $pid, $key);
 }
 
-# Connect.  A host with a slash is a directory of Unix sockets.
+# Connect.  A host with a slash is a directory of Unix sockets; "sockopts", for
+# TCP, are set before that.
 sub new
 {
 	my ($class, %params) = @_;
@@ -124,6 +125,7 @@ sub new
 			Type     => SOCK_STREAM,
 			PeerHost => $params{host},
 			PeerPort => $params{port},
+			Sockopts => $params{sockopts} // [],
 			Timeout  => $PoolWorker::timeout);
 		$sock->sockopt(Socket::SO_KEEPALIVE, 0) if $sock;
 		setsockopt($sock, Socket::IPPROTO_TCP, Socket::TCP_NODELAY, 1)
@@ -167,7 +169,7 @@ sub send_startup
 {
 	my ($self, %params) = @_;
 
-	delete @params{qw(host port password)};
+	delete @params{qw(host port password sockopts)};
 	return $self->send(msg_startup(%params));
 }
 
