@@ -225,6 +225,20 @@ leaves(
 		return $client;
 	});
 leaves(
+	'in half a Bind',
+	same   => 1,
+	how    => [ 'a close', 'a reset' ],
+	client => sub {
+		my $client = alice();
+		$client->send(PoolWorker::Wire::msg_parse('', 'SELECT 1')
+			  . PoolWorker::Wire::msg_flush());
+		$client->read;
+		return sent(
+			$client,
+			substr(PoolWorker::Wire::msg_bind('', ''), 0, 7),
+			state_is(q{wait_event = 'ClientRead' AND state = 'active'}));
+	});
+leaves(
 	'with a message of an impossible length',
 	how    => ['a close'],
 	client => sub {
