@@ -125,10 +125,10 @@ quickstart:
 quickstart-stop:
 	@dev/quickstart-stop
 
-# Sessions at random, for SOAK_SECONDS (600).
+# Sessions at random, and a crowd of clients, each for SOAK_SECONDS (600).
 soak:
 	@SOAK_SECONDS=$(or $(SOAK_SECONDS),600) CHECK_TIMEOUT=$(shell expr $(or $(SOAK_SECONDS),600) + 900) \
-		ONLY=tap TESTS='t/080_*.pl' dev/check
+		ONLY=tap TESTS='t/080_*.pl t/083_*.pl' dev/check
 
 help:
 	@echo 'make quickstart       install what is missing, start a private server with the'
@@ -141,8 +141,9 @@ help:
 	@echo 'make check-regress    run the test suites of PostgreSQL itself through the pool and'
 	@echo '                      compare with direct runs (SUITES="regress isolation contrib'
 	@echo '                      pipeline", MODES="pool switch", TESTS=names, KEEP=1)'
-	@echo 'make soak             random sessions for a long time, compared with direct ones'
-	@echo '                      (SOAK_SECONDS=600, SEED=, STEPS=)'
+	@echo 'make soak             random sessions for a long time, compared with direct ones,'
+	@echo '                      and a crowd of clients while the pool is disturbed'
+	@echo '                      (SOAK_SECONDS=600, SEED=, STEPS=, CLIENTS=1000, END_WORKER=1)'
 	@echo 'make install          install into the server of PG_CONFIG'
 	@echo 'make installcheck     run the tests against an installed, running server'
 	@echo 'make bench            compare with direct connections and PgBouncer'

@@ -584,21 +584,38 @@ sub _pump_one
 	my ($self, $on_answer) = @_;
 
 	$self->_receive;
+	while (my $answer = $self->next_answer)
+	{
+		return 0 unless $on_answer->($self, $answer);
+		return 0 unless $self->{sock} && !$answer->{lost};
+	}
+	return 1;
+}
+
+# Take what has arrived, without waiting; next_answer() has it then.
+sub take
+{
+	my ($self) = @_;
+	return $self->_receive;
+}
+
+# The next answer, if it has arrived completely, or undef.  The last one of a
+# client that is gone is "lost".
+sub next_answer
+{
+	my ($self) = @_;
+	my $answer = $self->{partial} ||=
+	  { rows => [], tags => [], types => '', copied => '' };
+
 	while (my $message = $self->_next_message)
 	{
-		my $answer = $self->{partial} ||=
-		  { rows => [], tags => [], types => '', copied => '' };
-
 		next unless $self->collect($answer, $message);
 		$self->{partial} = undef;
-		return 0 unless $on_answer->($self, $answer);
-		return 0 unless $self->{sock};
+		return $answer;
 	}
-	return 1 unless $self->{eof};
-	my $answer = $self->{partial} || {};
+	return undef unless $self->{eof};
 	$self->{partial} = undef;
-	$on_answer->($self, { rows => [], %$answer, lost => 1 });
-	return 0;
+	return { %$answer, lost => 1 };
 }
 
 1;
