@@ -80,11 +80,14 @@ pw_libraries_apply(const char *part, size_t len)
 static void
 load(const char *filename)
 {
+	MemoryContext oldcontext = CurrentMemoryContext;
+
 	if (is_loaded(filename))
 		return;
 	StartTransactionCommand();
 	load_file(filename, false);
 	CommitTransactionCommand();
+	MemoryContextSwitchTo(oldcontext);
 	remember(filename);
 }
 

@@ -370,6 +370,7 @@ make_last_entry(Oid relid)
 {
 	HTAB	   *table = pw_core_table(PW_TABLE_SEQUENCES);
 	PwSequence *entry = hash_search(table, &relid, HASH_FIND, NULL);
+	MemoryContext oldcontext = CurrentMemoryContext;
 
 	entry->last_valid = true;
 	entry->increment = 1;
@@ -379,6 +380,7 @@ make_last_entry(Oid relid)
 	XactReadOnly = false;
 	(void) nextval_internal(relid, false);
 	CommitTransactionCommand();
+	MemoryContextSwitchTo(oldcontext);
 	return entry;
 }
 
@@ -422,6 +424,7 @@ open_sequence(Oid relid)
 	Oid			user;
 	int			security_context;
 	bool		in_transaction = IsTransactionState();
+	MemoryContext oldcontext = CurrentMemoryContext;
 	bool		found;
 
 	if (!in_transaction)
@@ -439,6 +442,7 @@ open_sequence(Oid relid)
 	}
 	if (!in_transaction)
 		CommitTransactionCommand();
+	MemoryContextSwitchTo(oldcontext);
 	return found;
 }
 

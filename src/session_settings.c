@@ -325,6 +325,7 @@ static void
 apply_one(const PwSavedSetting *saved)
 {
 	struct config_generic *setting = pw_guc_find(saved_name(saved));
+	MemoryContext oldcontext = CurrentMemoryContext;
 
 	/* finding the conversion functions takes a look into the catalog */
 	bool		in_transaction = strcmp(saved_name(saved), "client_encoding") == 0;
@@ -349,6 +350,7 @@ apply_one(const PwSavedSetting *saved)
 	set_value(setting, saved);
 	if (in_transaction)
 		CommitTransactionCommand();
+	MemoryContextSwitchTo(oldcontext);
 }
 
 /*

@@ -290,6 +290,8 @@ pw_session_state_clean(void)
 static void
 discard(void)
 {
+	MemoryContext oldcontext = CurrentMemoryContext;
+
 	StartTransactionCommand();
 	PortalHashTableDeleteAll();
 	Async_UnlistenAll();
@@ -298,6 +300,7 @@ discard(void)
 	pw_sequences_forgotten();
 	ResetSequenceCaches();
 	CommitTransactionCommand();
+	MemoryContextSwitchTo(oldcontext);
 	listen_uncertain = true;
 	if (seed_set)
 		reseed();

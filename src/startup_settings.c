@@ -138,6 +138,8 @@ pw_startup_settings_apply(const char *settings, size_t len)
 static void
 change(const char *old, size_t old_len, const char *new, size_t new_len)
 {
+	MemoryContext oldcontext = CurrentMemoryContext;
+
 	if (old != NULL && differ_simply(old, old_len, new, new_len))
 	{
 		apply_differences(old, new, new_len);
@@ -149,6 +151,7 @@ change(const char *old, size_t old_len, const char *new, size_t new_len)
 	restore_all();
 	apply_list(new, new_len);
 	CommitTransactionCommand();
+	MemoryContextSwitchTo(oldcontext);
 }
 
 /*
@@ -247,9 +250,12 @@ pw_startup_settings_reload(void)
 		return;
 	if (baselines != NIL)
 	{
+		MemoryContext oldcontext = CurrentMemoryContext;
+
 		StartTransactionCommand();
 		restore_all();
 		CommitTransactionCommand();
+		MemoryContextSwitchTo(oldcontext);
 		if (applied != NULL)
 			pfree(applied);
 		applied = NULL;

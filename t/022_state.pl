@@ -637,6 +637,29 @@ $node->set('pool_worker.max_session_size' => '8kB');
 }
 $node->set('pool_worker.max_session_size' => undef);
 
+note 'sessions that move leave no memory behind';
+$node->set('pool_worker.statement_cache_size' => 0);
+{
+	my @clients =
+	  map { $node->client(user => 'boss', options => "-c work_mem=9$_") } 1,
+	  2;
+	my $used = q{SELECT used_bytes FROM pg_backend_memory_contexts
+		WHERE name = 'TopMemoryContext'};
+	my @bytes;
+
+	$clients[0]->val("PREPARE of_the_first AS $used");
+	foreach my $round (1 .. 600)
+	{
+		push @bytes, $clients[0]->val('EXECUTE of_the_first')
+		  if $round % 200 == 0;
+		$_->val('SELECT 1') foreach @clients;
+	}
+	cmp_ok($bytes[-1] - $bytes[0],
+		'<', 4000, "hundreds of moves: @bytes bytes");
+	$_->terminate foreach @clients;
+}
+$node->set('pool_worker.statement_cache_size' => undef);
+
 note 'session mode';
 $node->set('pool_worker.pool_mode' => 'session');
 {
