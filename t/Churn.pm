@@ -161,14 +161,16 @@ sub turn_until
 # What a crowd does
 #
 
-# Let all of it go on for a while.  Ends early if something is wrong.
+# Let all of it go on for a while.  Ends early if something is wrong.  Without
+# trouble, nobody may lose a connection.
 sub churn
 {
 	my ($self, $seconds, $trouble) = @_;
 	my $deadline = time + $seconds;
 	my $look     = time + 1;
 
-	$self->{calm} = 0;
+	$self->{calm}     = 0;
+	$self->{may_lose} = {};
 	$_->begin foreach grep { $_->{rest} } @{ $self->{clients} };
 	$trouble->start($self) if $trouble;
 	while (time < $deadline && !@{ $self->{wrong} })

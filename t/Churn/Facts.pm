@@ -21,6 +21,7 @@ Churn::Facts - what the pool's processes hold: descriptors and memory
   area            bytes of dynamic shared memory: where sessions are kept
   slot_fds        the most descriptors of any slot
   slot_memory     the most memory in contexts of any slot
+  of_slot         and that of each, by its pid
   slot_private    the most private memory of any slot
 
 Bytes of memory contexts are what pg_log_backend_memory_contexts() writes into
@@ -59,6 +60,7 @@ sub gather
 		slots          => scalar @slots,
 		slot_fds       => max(0, map { $node->fd_count($_) } @slots),
 		slot_memory    => max(0, map { $context->{$_} // 0 } @slots),
+		of_slot        => { map { $_ => $context->{$_} // 0 } @slots },
 		slot_private   => max(0, map { private_memory($_) } @slots),
 	}, $class;
 }
@@ -84,8 +86,7 @@ sub memory_contexts
 sub private_memory
 {
 	my ($pid) = @_;
-	my $rollup =
-	  PostgreSQL::Test::Utils::slurp_file("/proc/$pid/smaps_rollup");
+	my $rollup = contents("/proc/$pid/smaps_rollup");
 
 	return $rollup =~ /^Anonymous:\s+(\d+) kB/m ? 1024 * $1 : 0;
 }
@@ -118,7 +119,8 @@ sub contents
 sub describe
 {
 	my ($self) = @_;
-	return join ', ', map { "$_ $self->{$_}" } sort keys %$self;
+	return join ', ',
+	  map { "$_ $self->{$_}" } grep { !ref $self->{$_} } sort keys %$self;
 }
 
 1;
