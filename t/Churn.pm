@@ -35,8 +35,8 @@ the pool in Churn::Trouble.
   longest    seconds until an answer
   wrong      what must not be, as text
 
-The pool counts a transaction when it has been answered with ReadyForQuery and
-the status says that none is open.  A client that has gone may have caused that
+The pool counts a transaction when a slot has answered with ReadyForQuery and the
+status says that none is open.  A client that has gone may have caused that
 without seeing it, at most once for each ReadyForQuery that was to come.  So
 what the pool has counted is at least C<certain> and at most C<certain> +
 C<possible>, and for clients that are still there it is exactly what each of

@@ -319,12 +319,22 @@ sub answered
 		return;
 	}
 	$self->{answered}++
-	  if $self->{wire}{status} eq 'I' && !$expected->{login};
+	  if $self->{wire}{status} eq 'I'
+	  && !$expected->{login}
+	  && !is_from_worker($answer);
 	$self->{crowd}{committed}{$_} = 1
 	  foreach $answer->{error} ? () : @{ $expected->{commits} || [] };
 	return if @{ $self->{pending} };
 	$self->{crowd}->note_wait(time - $self->{said_at});
 	return $self->go_on;
+}
+
+# What is canceled while it waits for a slot is answered by the worker, and is no
+# transaction.  The worker's errors do not name a place in PostgreSQL's source.
+sub is_from_worker
+{
+	my ($answer) = @_;
+	return $answer->{error} && !defined $answer->{error}{R};
 }
 
 # What is wrong with an answer, if anything.
