@@ -17,9 +17,11 @@ PREPARED = "Prepared statements, pgbench -M prepared, Unix socket (transactions 
 EXTENDED = "Extended protocol, pgbench -M extended, Unix socket (transactions per second)"
 SESSIONS = "Sessions with state of their own, Unix socket (transactions per second)"
 LIMITS = "Time limits, Unix socket (transactions per second)"
+BURSTS = "Requests all at once, a connection each (requests served per second)"
 
 POOLERS = ("pool", "pgbouncer")
 WITH_SESSIONS = ("direct", "pool")      # PgBouncer has none in transaction mode
+OF_SMALL_SERVER = ("direct", "pool")
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Case:
     fairness: bool = False              # so are transactions per client: logs all of them
     latency: bool = True                # so are p50 and p99
     needs_prepared: bool = False        # a PgBouncer that follows prepared statements
+    bursts: bool = False                # requests in waves, at a server of its own
 
     def clients_of(self, system_name):
         """How many clients this case has on a system."""
@@ -100,12 +103,19 @@ CASES = (
     Case("startup-own", SESSIONS, "64 clients, each its own application_name", "unix", 64,
          own_pgbench=True, own_names=True, latency=False),
 
-    Case("limits-off-4", LIMITS, "4 clients, no limit but the default", "unix", 4,
-         systems=("pool",)),
+    Case("limits-off-4", LIMITS, "4 clients, no limit", "unix", 4, systems=("pool",),
+         user=postgres.UNLIMITED),
     Case("limits-on-4", LIMITS, "4 clients, all limits", "unix", 4, systems=("pool",),
          user=postgres.LIMITED),
-    Case("limits-off-64", LIMITS, "64 clients, no limit but the default", "unix", 64,
-         systems=("pool",)),
+    Case("limits-off-64", LIMITS, "64 clients, no limit", "unix", 64, systems=("pool",),
+         user=postgres.UNLIMITED),
     Case("limits-on-64", LIMITS, "64 clients, all limits", "unix", 64, systems=("pool",),
          user=postgres.LIMITED),
+
+    Case("bursts-100", BURSTS, "100 at once, 20 slots", "unix", 100,
+         systems=OF_SMALL_SERVER, bursts=True),
+    Case("bursts-150", BURSTS, "150 at once, 20 slots", "unix", 150,
+         systems=OF_SMALL_SERVER, bursts=True),
+    Case("bursts-400", BURSTS, "400 at once, 20 slots", "unix", 400,
+         systems=OF_SMALL_SERVER, bursts=True),
 )

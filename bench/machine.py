@@ -34,6 +34,9 @@ def describe(systems, wanted, rounds, seconds):
         f"{name} = {value}" for name, value in cluster.settings().items()
         if not name.endswith((".port", ".listen_addresses"))) + ", otherwise defaults"
     facts["server connections"] = f"{postgres.POOL_SIZE} for the pool and for PgBouncer"
+    if systems.of_small_server:
+        facts["server for requests all at once"] = "another one, with " + ", ".join(
+            f"{name} = {value}" for name, value in postgres.SMALL_SERVER.items())
     facts["load"] = f"pgbench -S, scale {postgres.SCALE}, on the same machine"
     facts["figures"] = f"medians of {rounds} interleaved rounds of {seconds} s"
     return facts

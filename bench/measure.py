@@ -3,6 +3,7 @@
 import contextlib
 import time
 
+import bursts
 import pgbench
 import postgres
 import processes
@@ -15,6 +16,8 @@ SETTLE = 0.3                    # seconds between idle clients' arrival and the 
 
 def measure(case, system, seconds):
     """The figures of one run, by name.  Raises if anything in it failed."""
+    if case.bursts:
+        return bursts.run(case, system, seconds)
     with idle_clients(system, case.idle_clients), \
             pgbench.Run(case, system, seconds) as run:
         usage = cpu_share(system, seconds) if case.cpu else None

@@ -1,8 +1,9 @@
 """A private, throw-away PostgreSQL cluster with a pgbench database.
 
-Four roles exist for the load: `bench` and `bench_limited`, who are trusted, and two who
-must prove a password over TCP.  On the Unix socket all are trusted, because that is the way by
-which the pool's slots and PgBouncer's server connections come in.
+Five roles exist for the load: `bench`, `bench_limited` and `bench_unlimited`, who are
+trusted, and two who must prove a password over TCP.  On the Unix socket all are trusted,
+because that is the way by which the pool's slots and PgBouncer's server connections come
+in.
 
 Of the latter, `bench_scram` is what a user gets: 4096 rounds of key derivation, which
 cost the client more than the whole login costs anybody else, so that pgbench is what
@@ -10,6 +11,7 @@ is measured.  `bench_scram_1` has a verifier with one round: the same exchange, 
 time is the server's.
 
 `bench_limited` is held to every time limit that the pool has; none is ever reached.
+`bench_unlimited` is held to none, not even those that are in force by default.
 """
 
 import base64
@@ -29,7 +31,8 @@ TRUSTED = "bench"
 WITH_PASSWORD = "bench_scram"
 WITH_CHEAP_PASSWORD = "bench_scram_1"
 LIMITED = "bench_limited"
-ROLES = (TRUSTED, LIMITED, WITH_PASSWORD, WITH_CHEAP_PASSWORD)
+UNLIMITED = "bench_unlimited"
+ROLES = (TRUSTED, LIMITED, UNLIMITED, WITH_PASSWORD, WITH_CHEAP_PASSWORD)
 LIMITS = {
     "statement_timeout": "5s",
     "transaction_timeout": "10s",
@@ -37,6 +40,7 @@ LIMITS = {
     "client_idle_timeout": "1min",
     "log_min_duration": "5s",
 }
+NO_LIMITS = {name: "-1" if name == "log_min_duration" else "0" for name in LIMITS}
 SCALE = 10
 POOL_SIZE = 4
 
@@ -53,6 +57,14 @@ SETTINGS = {
     "shared_buffers": "512MB",
     "max_connections": "200",
     "password_encryption": "scram-sha-256",
+}
+
+# A server as it comes, where requests come all at once: more of them than it has
+# connections.  Slots that nobody uses go, and leave theirs to direct clients.
+SMALL_SERVER = {
+    "max_connections": "100",
+    "pool_worker.pool_size": "20",
+    "pool_worker.slot_idle_timeout": "1s",
 }
 
 
@@ -106,11 +118,13 @@ class Installation:
 class Cluster:
     """The server: created by create(), running between start() and stop()."""
 
-    def __init__(self, installation, folder, sockets, port, pool_port=None):
+    def __init__(self, installation, folder, sockets, port, pool_port=None, name="",
+                 more_settings=None):
         self.installation = installation
         self.folder = folder
-        self.data = os.path.join(folder, "data")
-        self.log = os.path.join(folder, "server.log")
+        self.data = os.path.join(folder, name + "data")
+        self.log = os.path.join(folder, name + "server.log")
+        self.more_settings = more_settings or {}
         self.sockets = sockets
         self.port = port
         self.pool_port = pool_port
@@ -127,6 +141,8 @@ class Cluster:
                 "pool_worker.port": str(self.pool_port),
                 "pool_worker.pool_size": str(POOL_SIZE),
             })
+        settings.update({name: value for name, value in self.more_settings.items()
+                         if self.pool_port is not None or "." not in name})
         return settings
 
     def create(self):
@@ -161,9 +177,11 @@ class Cluster:
         self.sql(f"CREATE ROLE {TRUSTED} LOGIN;"
                  f"CREATE ROLE {WITH_PASSWORD} LOGIN PASSWORD '{self.password}';"
                  f"CREATE ROLE {WITH_CHEAP_PASSWORD} LOGIN PASSWORD '{cheap}';"
-                 f"CREATE ROLE {LIMITED} LOGIN;" +
-                 "".join(f"ALTER ROLE {LIMITED} SET pool_worker.{name} = '{value}';"
-                         for name, value in LIMITS.items()),
+                 f"CREATE ROLE {LIMITED} LOGIN;"
+                 f"CREATE ROLE {UNLIMITED} LOGIN;" +
+                 "".join(f"ALTER ROLE {role} SET pool_worker.{name} = '{value}';"
+                         for role, limits in ((LIMITED, LIMITS), (UNLIMITED, NO_LIMITS))
+                         for name, value in limits.items()),
                  database="postgres")
         self.sql(f"CREATE DATABASE {DATABASE} OWNER {TRUSTED}", database="postgres")
         commands.run(
@@ -190,6 +208,15 @@ class Cluster:
         """The version of the extension."""
         return self.sql("SELECT default_version FROM pg_available_extensions "
                         "WHERE name = 'pool_worker'").strip()
+
+    def wait_until_unused(self, seconds=30):
+        """Wait until nobody else is connected, slots included."""
+        deadline = time.monotonic() + seconds
+        while self.sql("SELECT count(*) FROM pg_stat_activity WHERE backend_type = "
+                       "'client backend' AND pid <> pg_backend_pid()").strip() != "0":
+            if time.monotonic() > deadline:
+                raise commands.CommandError("somebody remains connected")
+            time.sleep(0.1)
 
     def wait_until_answering(self, port, user, database, seconds=60):
         """Wait until a server answers a query at this port of our socket directory."""

@@ -31,12 +31,26 @@ class Results:
         return statistics.median(values) if values else None
 
     def target_value(self, target):
-        """What a target is about: a ratio of medians, or a median."""
+        """What a target is about: a median, or a ratio to another.  If both are of the
+        same system, it is the median of the ratios round by round: they are measured
+        one right after the other, and may differ by little."""
         value = self.median(target.case, "pool", target.metric)
         if target.against_system is None or value is None:
             return value
+        if target.against_system == "pool":
+            return self.paired_ratio(target.case, target.against_case, "pool",
+                                     target.metric)
         return ratio(value, self.median(target.against_case or target.case,
                                         target.against_system, target.metric))
+
+    def paired_ratio(self, case, other, system, metric):
+        """The median of the ratios of two cases in each round; None without any."""
+        if self.has_failed(other, system):
+            return None
+        pairs = zip(self.rounds.get((case, system), ()),
+                    self.rounds.get((other, system), ()))
+        ratios = [mine[metric] / theirs[metric] for mine, theirs in pairs]
+        return statistics.median(ratios) if ratios else None
 
     def as_json(self):
         """Everything, for --json."""

@@ -60,6 +60,7 @@ class Systems:
         self.servers = []
         self.by_name = {}
         self.for_prepared = None        # the PgBouncer of cases that need a newer one
+        self.of_small_server = {}       # by name, for cases with bursts
 
     def stop(self):
         """End everything, the last first."""
@@ -67,7 +68,9 @@ class Systems:
             self.servers.pop().stop()
 
     def of(self, case, name):
-        """The system that a case is put on."""
+        """The system that a case is put on, None if there is none."""
+        if case.bursts:
+            return self.of_small_server.get(name)
         if name == "pgbouncer" and case.needs_prepared:
             return self.for_prepared
         return self.by_name[name]
@@ -82,9 +85,10 @@ class Systems:
                 yield from lines
 
 
-def start_systems(systems, folder, wanted, prepared, stand_in=False):
-    """Start what is wanted into systems; the server always.  With prepared, also a
-    PgBouncer that follows prepared statements, if there is one.  With stand_in a
+def start_systems(systems, folder, wanted, cases, stand_in=False):
+    """Start what is wanted into systems; the server always.  If a case needs it, also a
+    PgBouncer that follows prepared statements, if there is one, and the small server
+    for bursts, if the pool is in it.  With stand_in a
     second PgBouncer plays the pool's part, by which the harness can be tried without
     the extension."""
     extension = "pool" in wanted and not stand_in
@@ -97,6 +101,8 @@ def start_systems(systems, folder, wanted, prepared, stand_in=False):
             "unset PW_BINDIR, or leave out the pool with --systems direct,pgbouncer")
     say("creating a cluster with a pgbench database of scale %d" % postgres.SCALE)
     cluster = start_cluster(systems, installation, folder, extension)
+    if extension and any(case.bursts for case in cases):
+        start_small_server(systems, installation, folder)
     add(systems, System("direct", cluster.port, cluster))
     if extension:
         cluster.wait_until_answering(
@@ -106,17 +112,29 @@ def start_systems(systems, folder, wanted, prepared, stand_in=False):
         add(systems, start_pgbouncer(systems, cluster, "pool"))
     if "pgbouncer" in wanted:
         add(systems, start_pgbouncer(systems, cluster, "pgbouncer"))
-        if prepared:
+        if any(case.needs_prepared for case in cases):
             systems.for_prepared = find_for_prepared(systems, cluster)
 
 
-def start_cluster(systems, installation, folder, extension):
-    """The PostgreSQL server, with or without the pool, and its data."""
+def start_small_server(systems, installation, folder):
+    """A server with few connections, and the pool in it."""
+    say("creating a second cluster, with few connections")
+    cluster = start_cluster(systems, installation, folder, True, "small-",
+                            postgres.SMALL_SERVER)
+    cluster.wait_until_answering(
+        cluster.pool_port, postgres.TRUSTED, postgres.DATABASE, seconds=20)
+    systems.of_small_server = {
+        name: System(name, port, cluster)
+        for name, port in (("direct", cluster.port), ("pool", cluster.pool_port))}
+
+
+def start_cluster(systems, installation, folder, extension, name="", more_settings=None):
+    """A PostgreSQL server, with or without the pool, and its data."""
     sockets = os.path.join(folder, "s")
-    os.mkdir(sockets)
+    os.makedirs(sockets, exist_ok=True)
     commands.give_to_server_user(sockets)
     cluster = postgres.Cluster(installation, folder, sockets, free_port(),
-                               free_port() if extension else None)
+                               free_port() if extension else None, name, more_settings)
     cluster.create()
     systems.servers.append(cluster)
     cluster.start()

@@ -13,6 +13,8 @@ NOTHING = "–"
 MORE_TABLES = (
     ("Latency in ms (lower is better)", "latency",
      ((", p50", "p50", "{:.3f}"), (", p99", "p99", "{:.3f}"))),
+    ("Requests served, in percent", "bursts",
+     (("", "served", "{:.1f}"),)),
     ("CPU seconds of server and pooler per million transactions (lower is better)", "cpu",
      (("", "cpu", "{:.1f}"),)),
     ("Fairness: transactions of one client during a run", "fairness",

@@ -75,6 +75,11 @@ TARGETS = (
     Target("limits-on-64", "× no limit", at_least=0.98, against_system="pool",
            against_case="limits-off-64"),
 
+    against("direct", "bursts-100", 9),
+    Target("bursts-100", "× direct", at_most=0.059, metric="p99", against_system="direct"),
+    Target("bursts-100", "", at_least=100, metric="served", unit=" %"),
+    Target("bursts-150", "", at_least=100, metric="served", unit=" %"),
+
     Target("idle-5000", "× none idle", at_least=0.95, against_system="pool",
            against_case="idle-0"),
     against("direct", "prepared-4", 0.95),
