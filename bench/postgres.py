@@ -70,8 +70,9 @@ SMALL_SERVER = {
 
 def find_bindir():
     """Where the system's PostgreSQL is: what PG_CONFIG or Debian's pg_config says."""
-    pg_config = os.environ.get("PG_CONFIG") or commands.find_program(
-        "pg_config", "/usr/lib/postgresql/15/bin")
+    pg_config = subprocess.check_output(
+        ["bash", "-c", '. "$1" && find_pg_config', "bash",
+         os.path.join(HERE, "..", "dev", "lib.sh")], text=True).strip()
     return subprocess.check_output([pg_config, "--bindir"], text=True).strip()
 
 

@@ -4,6 +4,9 @@
 # the checkout (or copy of it) that the calling script is part of
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
+# where Debian's packages put each major version
+DEBIAN_SERVERS=/usr/lib/postgresql
+
 say()
 {
     printf '%s\n' "$*"
@@ -26,19 +29,44 @@ forget_outer_make()
     unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES GNUMAKEFLAGS
 }
 
-# The pg_config to build with.  Debian's /usr/bin/pg_config is the newest
-# version's, which need not be the one that dev/packages installs.
+# The major version of PostgreSQL that Debian's packages are for: the newest
+# server that is installed, else the one that the package "postgresql" brings.
+# Nothing if there is no such package, or no list of packages yet.
+debian_major()
+{
+    local oldest=15 dir major newest=0
+
+    for dir in "$DEBIAN_SERVERS"/*/bin/postgres; do
+        major=${dir#"$DEBIAN_SERVERS/"}
+        major=${major%%/*}
+        [[ $major =~ ^[0-9]+$ ]] && [ "$major" -ge $oldest ] && [ "$major" -gt $newest ] || continue
+        newest=$major
+    done
+    if [ $newest -gt 0 ]; then
+        say $newest
+    else
+        { apt-cache depends postgresql 2>/dev/null || true; } |
+            sed -n 's/^ *Depends: postgresql-\([0-9]*\)$/\1/p'
+    fi
+}
+
+# The pg_config to build with.  Debian's /usr/bin/pg_config is that of the
+# newest headers, which need not belong to a server.
 find_pg_config()
 {
-    local debian=/usr/lib/postgresql/15/bin/pg_config
+    local debian
 
     if [ -n "${PG_CONFIG:-}" ]; then
         command -v "$PG_CONFIG" || die "PG_CONFIG=$PG_CONFIG cannot be run"
-    elif [ -x "$debian" ]; then
+        return
+    fi
+    debian=$DEBIAN_SERVERS/$(debian_major)/bin/pg_config
+    if [ -x "$debian" ]; then
         say "$debian"
     else
         command -v pg_config ||
-            die "there is no pg_config here" "Install PostgreSQL 15 with its server headers, or set PG_CONFIG."
+            die "there is no pg_config here" \
+                "Install PostgreSQL 15, 17 or 18 with its server headers, or set PG_CONFIG."
     fi
 }
 
