@@ -25,6 +25,7 @@ OBJS = \
 	src/inherited_memory.o \
 	src/injection.o \
 	src/listen.o \
+	src/login_triggers.o \
 	src/lost_client.o \
 	src/mailbox.o \
 	src/metrics.o \

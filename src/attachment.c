@@ -57,6 +57,7 @@
 #include "descriptors.h"
 #include "greeting.h"
 #include "identity.h"
+#include "login_triggers.h"
 #include "lost_client.h"
 #include "protocol.h"
 #include "session.h"
@@ -254,6 +255,13 @@ open_session(int client)
 	if (!shared->said_hello)
 	{
 		pw_greet(PwSelf.core_methods, shared);
+		error = pw_login_triggers_fire();
+		if (error != NULL)
+		{
+			refuse_client(error);
+			return false;
+		}
+		pw_greet_ready(PwSelf.core_methods, shared);
 		(void) PwSelf.core_methods->flush();
 		pw_lost_client_check();
 	}

@@ -205,11 +205,10 @@ pw_auth_login(PwAuth *auth)
 	return &auth->login;
 }
 
-void
-pw_auth_cancel_key(PwAuth *auth, int32 *pid, int32 *key)
+const PwCancelKey *
+pw_auth_cancel_key(PwAuth *auth)
 {
-	*pid = auth->startup.cancel_pid;
-	*key = auth->startup.cancel_key;
+	return &auth->startup.cancel;
 }
 
 const char *
@@ -345,7 +344,8 @@ take_startup(PwAuth *auth, PwReader *body, StringInfo out)
 	auth->port->database_name = startup->database;
 	auth->port->user_name = startup->user;
 	if (pw_startup_negotiates(startup))
-		pw_build_negotiate_version(out, PW_PROTOCOL_LATEST, startup->nunknown,
+		pw_build_negotiate_version(out, Min(startup->protocol, PG_PROTOCOL_LATEST),
+								   startup->nunknown,
 								   startup->unknown.data, startup->unknown.len);
 	if (kind == PW_STARTUP_REFUSED)
 		return refuse(auth, &startup->problem, out);
@@ -470,6 +470,7 @@ find_rule(PwAuth *auth)
 	copy->conntype = rule->conntype;
 	copy->linenumber = rule->linenumber;
 	copy->rawline = rule->rawline ? pstrdup(rule->rawline) : NULL;
+	pw_hba_copy_file(copy, rule);
 	copy->usermap = rule->usermap ? pstrdup(rule->usermap) : NULL;
 	auth->port->hba = copy;
 }
@@ -781,10 +782,20 @@ exchange_sasl(PwAuth *auth, const char *input, int input_len, StringInfo out)
 {
 	char	   *output = NULL;
 	int			output_len = 0;
-	int			result = pg_be_scram_mech.exchange(auth->sasl, input, input_len,
-												   &output, &output_len,
-												   &auth->log_detail);
+	int			result = PG_SASL_EXCHANGE_FAILURE;
 
+	/* since PG18 it leaves there what postgres_fdw can log in with */
+	MyProcPort = auth->port;
+	PG_TRY();
+	{
+		result = pg_be_scram_mech.exchange(auth->sasl, input, input_len, &output,
+										   &output_len, &auth->log_detail);
+	}
+	PG_FINALLY();
+	{
+		MyProcPort = NULL;
+	}
+	PG_END_TRY();
 	if (result != PG_SASL_EXCHANGE_CONTINUE && result != PG_SASL_EXCHANGE_SUCCESS)
 		return auth_failed(auth, out);
 	if (output != NULL)
@@ -829,7 +840,7 @@ authenticated(PwAuth *auth, StringInfo out)
 	auth->login.roleoid = auth->names.roleoid;
 	auth->login.database = NameStr(auth->names.database);
 	auth->login.role = NameStr(auth->names.role);
-	auth->login.protocol = Min(auth->startup.protocol, PW_PROTOCOL_LATEST);
+	auth->login.protocol = Min(auth->startup.protocol, PG_PROTOCOL_LATEST);
 	return PW_AUTH_OK;
 }
 
@@ -881,8 +892,7 @@ auth_failed(PwAuth *auth, StringInfo out)
 static const char *
 matched_line(PwAuth *auth)
 {
-	return psprintf(_("Connection matched pg_hba.conf line %d: \"%s\""),
-					auth->port->hba->linenumber, auth->port->hba->rawline);
+	return pw_hba_matched(auth->port->hba);
 }
 
 /*
@@ -947,7 +957,7 @@ log_identity(PwAuth *auth, const char *identity)
 	MyProcPort = auth->port;
 	ereport(LOG,
 			errmsg("connection authenticated: identity=\"%s\" method=%s (%s:%d)",
-				   identity, hba_authname(rule->auth_method), HbaFileName,
+				   identity, hba_authname(rule->auth_method), pw_hba_file(rule),
 				   rule->linenumber));
 	MyProcPort = NULL;
 }

@@ -18,6 +18,8 @@
 #include "lib/stringinfo.h"
 #include "libpq/pqcomm.h"
 
+#include "protocol.h"
+
 typedef struct PwAuth PwAuth;
 
 /* What the transport knows about the client. */
@@ -84,7 +86,7 @@ extern PwAuthStatus pw_auth_feed(PwAuth *auth, const char *data, size_t len,
 extern const PwLogin *pw_auth_login(PwAuth *auth);
 
 /* Valid after PW_AUTH_CANCEL. */
-extern void pw_auth_cancel_key(PwAuth *auth, int32 *pid, int32 *key);
+extern const PwCancelKey *pw_auth_cancel_key(PwAuth *auth);
 
 /* Valid after PW_AUTH_REFUSED: what was refused, for the pool's counters. */
 extern const char *pw_auth_database(PwAuth *auth);	/* NULL if unknown */

@@ -96,7 +96,7 @@ static bool client_receive(int client);
 static bool client_feed(int client, const char *data, size_t len);
 static bool client_send(int client);
 static void finish_admission(int client);
-static int32 new_cancel_key(void);
+static void make_cancel_key(uint8 *key);
 static void end_admission(PwClient *local);
 static bool try_close(int client, uint64 word);
 static void free_entry(int client, bool was_shut_down);
@@ -226,12 +226,14 @@ pw_client_fd(int client)
 }
 
 int
-pw_client_find_by_key(int32 pid, int32 key)
+pw_client_find_by_key(const PwCancelKey *key)
 {
-	int64		client = (int64) pid - PW_CANCEL_PID_BASE;
+	int64		client = (int64) key->pid - PW_CANCEL_PID_BASE;
 
 	if (client < 0 || client >= PwControl->max_clients ||
-		PwClients[client].pool == PW_NONE || PwClients[client].cancel_key != key)
+		PwClients[client].pool == PW_NONE ||
+		key->size != pw_cancel_key_size(PwClients[client].protocol) ||
+		timingsafe_bcmp(key->bytes, PwClients[client].cancel_key, key->size) != 0)
 		return PW_NONE;
 	return (int) client;
 }
@@ -547,8 +549,6 @@ static bool
 client_feed(int client, const char *data, size_t len)
 {
 	PwClient   *local = &clients[client];
-	int32		pid;
-	int32		key;
 
 	switch (pw_auth_feed(local->auth, data, len, &local->out))
 	{
@@ -562,8 +562,7 @@ client_feed(int client, const char *data, size_t len)
 			local->close_when_sent = true;
 			break;
 		case PW_AUTH_CANCEL:
-			pw_auth_cancel_key(local->auth, &pid, &key);
-			events->cancel(pid, key);
+			events->cancel(pw_auth_cancel_key(local->auth));
 			local->close_when_sent = true;
 			break;
 	}
@@ -623,7 +622,7 @@ finish_admission(int client)
 	const PwLogin *login = pw_auth_login(local->auth);
 
 	shared->cancel_pid = PW_CANCEL_PID_BASE + client;
-	shared->cancel_key = new_cancel_key();
+	make_cancel_key(shared->cancel_key);
 	shared->protocol = login->protocol;
 	shared->settings = dsa_allocate(pw_shared_area(), login->settings.len);
 	shared->settings_len = login->settings.len;
@@ -639,12 +638,11 @@ finish_admission(int client)
 /*
  * Asking for many random bytes at once costs as much as for a few.
  */
-static int32
-new_cancel_key(void)
+static void
+make_cancel_key(uint8 *key)
 {
-	static int32 keys[64];
+	static uint8 keys[64][PW_CANCEL_KEY_SIZE];
 	static int	nkeys = 0;
-	int32		key;
 
 	if (nkeys == 0)
 	{
@@ -654,9 +652,8 @@ new_cancel_key(void)
 					 errmsg("could not generate random cancel key")));
 		nkeys = lengthof(keys);
 	}
-	key = keys[--nkeys];
-	keys[nkeys] = 0;
-	return key;
+	memcpy(key, keys[--nkeys], PW_CANCEL_KEY_SIZE);
+	explicit_bzero(keys[nkeys], PW_CANCEL_KEY_SIZE);
 }
 
 /* Forget everything that was needed for the admission only. */

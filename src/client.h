@@ -33,7 +33,7 @@ typedef struct PwClientEvents
 	void		(*refused) (const char *database, const char *role);
 
 	/* Somebody asks to cancel what the client with this key is doing. */
-	void		(*cancel) (int32 pid, int32 key);
+	void		(*cancel) (const PwCancelKey *key);
 
 	/*
 	 * The client is CLOSING: take it out of its pool.  Its descriptor is
@@ -57,7 +57,7 @@ extern void pw_client_accept_failed(void);
 extern int	pw_client_fd(int client);
 
 /* The client with this cancel key, or PW_NONE. */
-extern int	pw_client_find_by_key(int32 pid, int32 key);
+extern int	pw_client_find_by_key(const PwCancelKey *key);
 
 /*
  * Close a client that is the worker's: ADMITTING, HELD, LEAVING or CLOSING, or

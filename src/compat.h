@@ -15,6 +15,8 @@
 
 #include "access/tupdesc.h"
 #include "catalog/pg_database.h"
+#include "commands/event_trigger.h"
+#include "libpq/hba.h"
 #include "libpq/libpq.h"
 #include "parser/analyze.h"
 #include "postmaster/postmaster.h"
@@ -27,6 +29,7 @@
 #endif
 #include "utils/acl.h"
 #include "utils/backend_status.h"
+#include "utils/evtcache.h"
 #include "utils/guc.h"
 #include "utils/guc_tables.h"
 #include "utils/memutils.h"
@@ -82,6 +85,34 @@ pw_backend_status_array(void)
 /* PG17 has a transaction_timeout of its own, and a SQLSTATE for it. */
 #ifndef ERRCODE_TRANSACTION_TIMEOUT
 #define ERRCODE_TRANSACTION_TIMEOUT MAKE_SQLSTATE('2', '5', 'P', '0', '4')
+#endif
+
+/*
+ * PG17 times transactions by itself.  If its timer goes off when a transaction
+ * is just ending, that is remembered, and must not hit the next client.
+ */
+static inline void
+pw_forget_transaction_timeout(void)
+{
+#if PG_VERSION_NUM >= 170000
+	TransactionTimeoutPending = false;
+#endif
+}
+
+/*
+ * PG17 has event triggers for logins, and remembers whether this database has
+ * any.
+ */
+#if PG_VERSION_NUM >= 170000
+#define PW_HAS_LOGIN_TRIGGERS true
+#define pw_login_triggers_switch(on) (MyDatabaseHasLoginEventTriggers = (on))
+#define pw_login_triggers() EventCacheLookup(EVT_Login)
+#define pw_event_trigger_on_login() EventTriggerOnLogin()
+#else
+#define PW_HAS_LOGIN_TRIGGERS false
+#define pw_login_triggers_switch(on) ((void) (on))
+#define pw_login_triggers() NIL
+#define pw_event_trigger_on_login() ((void) 0)
 #endif
 
 /*
@@ -217,6 +248,45 @@ static inline bool
 pw_plan_can_be_invalid(RawStmt *statement)
 {
 	return stmt_requires_parse_analysis(statement);
+}
+
+/*
+ * PG16 lets pg_hba.conf include other files, so that a line of it is in one of
+ * several.
+ */
+static inline const char *
+pw_hba_file(const HbaLine *rule)
+{
+#if PG_VERSION_NUM >= 160000
+	return rule->sourcefile;
+#else
+	(void) rule;
+	return HbaFileName;
+#endif
+}
+
+static inline void
+pw_hba_copy_file(HbaLine *copy, const HbaLine *rule)
+{
+#if PG_VERSION_NUM >= 160000
+	copy->sourcefile = rule->sourcefile ? pstrdup(rule->sourcefile) : NULL;
+#else
+	(void) copy;
+	(void) rule;
+#endif
+}
+
+/* For the log: which line it was. */
+static inline char *
+pw_hba_matched(const HbaLine *rule)
+{
+#if PG_VERSION_NUM >= 160000
+	return psprintf(_("Connection matched file \"%s\" line %d: \"%s\""),
+					rule->sourcefile, rule->linenumber, rule->rawline);
+#else
+	return psprintf(_("Connection matched pg_hba.conf line %d: \"%s\""),
+					rule->linenumber, rule->rawline);
+#endif
 }
 
 /* PG17 has lost db_user_namespace. */

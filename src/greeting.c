@@ -52,8 +52,18 @@ pw_greet(const PQcommMethods *methods, PwShmClient *client)
 		send_built(methods, &message);
 	}
 	report_all(methods);
-	pw_build_backend_key(&message, client->cancel_pid, client->cancel_key);
+	pw_build_backend_key(&message, client->cancel_pid, client->cancel_key,
+						 pw_cancel_key_size(client->protocol));
 	send_built(methods, &message);
+	pfree(message.data);
+}
+
+void
+pw_greet_ready(const PQcommMethods *methods, PwShmClient *client)
+{
+	StringInfoData message;
+
+	initStringInfo(&message);
 	pw_build_ready(&message, 'I');
 	send_built(methods, &message);
 	pfree(message.data);

@@ -16,12 +16,14 @@
 
 /*
  * Say hello to the attached client: AuthenticationOk, all reported parameters,
- * the key for cancel requests, ReadyForQuery.  Does not flush.  "methods" are
- * PostgreSQL's own, so that this is not taken for the end of a command.
+ * the key for cancel requests; and at last ReadyForQuery.  Neither flushes.
+ * "methods" are PostgreSQL's own, so that this is not taken for the end of a
+ * command.
  */
 extern void pw_greet(const PQcommMethods *methods, PwShmClient *client);
+extern void pw_greet_ready(const PQcommMethods *methods, PwShmClient *client);
 
-/* Send an error to a client that is not greeted.  Does not flush. */
+/* Send an error to a client instead, or in between.  Does not flush. */
 extern void pw_greet_with_error(const PQcommMethods *methods, const ErrorData *error);
 
 /*

@@ -69,6 +69,7 @@
 #include "handoff.h"
 #include "identity.h"
 #include "injection.h"
+#include "login_triggers.h"
 #include "lost_client.h"
 #include "prepared_statements.h"
 #include "protocol.h"
@@ -489,6 +490,9 @@ note_message(char type, const char *data)
 			if (!PwSelf.discarding)
 				pw_clock_error();
 			break;
+		case 'K':				/* BackendKeyData */
+			pw_login_triggers_postpone();
+			break;
 		default:
 			break;
 	}
@@ -510,6 +514,8 @@ take_turn(void)
 	HOLD_CANCEL_INTERRUPTS();
 	if (PwSelf.slot == NULL)
 		begin_being_slot();
+	if (PwSelf.transaction_status == 'I')
+		pw_forget_transaction_timeout();
 	pw_heed_recovery();
 	if (!finish_injection())
 		find_command();

@@ -77,7 +77,7 @@ PwPool	   *PwLocalPools = NULL;
 static void client_authenticated(int client, const PwLogin *login);
 static void login_refused(const char *database, const char *role);
 static bool is_closed(const PwLogin *login, PwReport *why);
-static void cancel_requested(int32 pid, int32 key);
+static void cancel_requested(const PwCancelKey *key);
 static void client_closing(int client);
 static void refuse_too_many(int client);
 static bool is_over_cap(const PwLogin *login, PwReport *why);
@@ -361,9 +361,9 @@ pw_pool_cancel(int client)
 }
 
 static void
-cancel_requested(int32 pid, int32 key)
+cancel_requested(const PwCancelKey *key)
 {
-	int			client = pw_client_find_by_key(pid, key);
+	int			client = pw_client_find_by_key(key);
 
 	if (client != PW_NONE)
 		(void) pw_pool_cancel(client);

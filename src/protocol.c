@@ -265,12 +265,12 @@ pw_build_parameter_status(StringInfo out, const char *name, const char *value)
 }
 
 void
-pw_build_backend_key(StringInfo out, int32 pid, int32 key)
+pw_build_backend_key(StringInfo out, int32 pid, const uint8 *key, size_t key_size)
 {
 	int			start = message_begin(out, 'K');
 
 	append_uint32(out, (uint32) pid);
-	append_uint32(out, (uint32) key);
+	appendBinaryStringInfo(out, (const char *) key, key_size);
 	message_end(out, start);
 }
 

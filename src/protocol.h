@@ -18,12 +18,16 @@
 #include "libpq/pqcomm.h"
 #include "port/pg_bswap.h"
 
-/*
- * The newest protocol version that the pool speaks.  Not the server's
- * PG_PROTOCOL_LATEST: since 3.2 (PostgreSQL 18) cancel keys are longer than
- * what we hand out.
- */
-#define PW_PROTOCOL_LATEST PG_PROTOCOL(3, 0)
+/* The longest cancel key of protocol 3.2; before, all have four bytes. */
+#define PW_CANCEL_KEY_LIMIT 256
+
+/* A cancel request: whom it means. */
+typedef struct PwCancelKey
+{
+	int32		pid;			/* as in BackendKeyData */
+	const uint8 *bytes;
+	size_t		size;			/* 1 to PW_CANCEL_KEY_LIMIT */
+} PwCancelKey;
 
 /*
  * A cursor over one message that has arrived completely.
@@ -135,7 +139,8 @@ extern void pw_build_negotiate_version(StringInfo out, uint32 newest,
 									   size_t options_len);
 extern void pw_build_parameter_status(StringInfo out, const char *name,
 									  const char *value);
-extern void pw_build_backend_key(StringInfo out, int32 pid, int32 key);
+extern void pw_build_backend_key(StringInfo out, int32 pid, const uint8 *key,
+								 size_t key_size);
 
 /* "status" is 'I', 'T' or 'E'. */
 extern void pw_build_ready(StringInfo out, char status);

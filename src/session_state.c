@@ -121,7 +121,6 @@ static bool list_draws_next_value(List *plans);
 static bool find_next_value(Node *node, void *context);
 static void note_copy(CopyStmt *copy);
 static bool adds_identity(AlterTableStmt *alter);
-static void note_function(Oid function);
 static PwPinReason look(void);
 static bool has_locked_sequences(void);
 static bool has_temporary_objects(void);
@@ -481,7 +480,7 @@ note_target(Oid relid)
 		pw_settings_touch();
 		touched = true;
 		for (int i = 0; i < relation->trigdesc->numtriggers; i++)
-			note_function(relation->trigdesc->triggers[i].tgfoid);
+			pw_session_note_function(relation->trigdesc->triggers[i].tgfoid);
 	}
 	RelationClose(relation);
 }
@@ -605,13 +604,13 @@ watch_object_access(ObjectAccessType access, Oid classId,
 					Oid objectId, int subId, void *arg)
 {
 	if (access == OAT_FUNCTION_EXECUTE)
-		note_function(objectId);
+		pw_session_note_function(objectId);
 	if (prev_object_access)
 		prev_object_access(access, classId, objectId, subId, arg);
 }
 
-static void
-note_function(Oid function)
+void
+pw_session_note_function(Oid function)
 {
 	if (function >= FirstNormalObjectId)
 	{

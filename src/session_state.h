@@ -29,6 +29,12 @@ extern bool pw_session_request_pin(bool pin, bool *before);
  */
 extern PwPinReason pw_session_pin_reason(void);
 
+/*
+ * This function is about to be called in a way that PostgreSQL's hooks do not
+ * see.  Inside a transaction.
+ */
+extern void pw_session_note_function(Oid function);
+
 /* A Close message has been carried out: maybe the state was a cursor. */
 extern void pw_session_closed(void);
 

@@ -250,6 +250,14 @@ typedef enum PwRetireReason
 /* application_name of a slot while no client is attached */
 #define PW_SLOT_APPLICATION_NAME "pool_worker slot"
 
+/*
+ * A client that speaks protocol 3.2 or newer is told all bytes of its cancel
+ * key, others only four, because they know no other length.
+ */
+#define PW_CANCEL_KEY_SIZE 32
+#define pw_cancel_key_size(protocol) \
+	((protocol) >= PG_PROTOCOL(3, 2) ? PW_CANCEL_KEY_SIZE : 4)
+
 #define PW_REMOTE_HOST_LEN 64	/* numeric address or "[local]" */
 #define PW_REMOTE_PORT_LEN 8
 #define PW_POOL_ERROR_LEN 256
@@ -286,7 +294,8 @@ typedef struct PwShmClient
 								 * see also pw_client_is_high() */
 	uint64		id;				/* serial number shown to users */
 	int32		cancel_pid;		/* what BackendKeyData says, */
-	int32		cancel_key;		/* and a CancelRequest must repeat */
+	uint8		cancel_key[PW_CANCEL_KEY_SIZE]; /* and a CancelRequest must
+												 * repeat */
 	uint32		protocol;		/* as negotiated */
 	SockAddr	raddr;			/* the client's address */
 	SockAddr	laddr;			/* ours */

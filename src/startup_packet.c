@@ -79,6 +79,7 @@ static const PwSwitch plan_settings[] = {
 	{'t', "enable_tidscan", "false"},
 };
 
+static PwStartupKind read_cancel(PwStartup *startup, PwReader *body);
 static void read_parameters(PwStartup *startup, PwReader *body,
 							const char **replication);
 static bool is_physical_or_logical(PwStartup *startup, const char *replication);
@@ -106,11 +107,7 @@ pw_startup_parse(PwStartup *startup, PwReader *body)
 	};
 
 	if (code == CANCEL_REQUEST_CODE)
-	{
-		startup->cancel_pid = (int32) pw_read_uint32(body);
-		startup->cancel_key = (int32) pw_read_uint32(body);
-		return pw_reader_done(body) ? PW_STARTUP_CANCEL : PW_STARTUP_MALFORMED;
-	}
+		return read_cancel(startup, body);
 	if (code == NEGOTIATE_SSL_CODE && !startup->ssl_requested)
 	{
 		startup->ssl_requested = true;
@@ -123,13 +120,13 @@ pw_startup_parse(PwStartup *startup, PwReader *body)
 	}
 
 	startup->protocol = code;
-	if (PG_PROTOCOL_MAJOR(code) != PG_PROTOCOL_MAJOR(PW_PROTOCOL_LATEST))
+	if (PG_PROTOCOL_MAJOR(code) != PG_PROTOCOL_MAJOR(PG_PROTOCOL_LATEST))
 		return refuse(startup, ERRCODE_FEATURE_NOT_SUPPORTED,
 					  psprintf(_("unsupported frontend protocol %u.%u: server supports %u.0 to %u.%u"),
 							   PG_PROTOCOL_MAJOR(code), PG_PROTOCOL_MINOR(code),
-							   PG_PROTOCOL_MAJOR(PW_PROTOCOL_LATEST),
-							   PG_PROTOCOL_MAJOR(PW_PROTOCOL_LATEST),
-							   PG_PROTOCOL_MINOR(PW_PROTOCOL_LATEST)),
+							   PG_PROTOCOL_MAJOR(PG_PROTOCOL_LATEST),
+							   PG_PROTOCOL_MAJOR(PG_PROTOCOL_LATEST),
+							   PG_PROTOCOL_MINOR(PG_PROTOCOL_LATEST)),
 					  NULL);
 
 	read_parameters(startup, body, &replication);
@@ -137,7 +134,7 @@ pw_startup_parse(PwStartup *startup, PwReader *body)
 	{
 		/* the server does not get as far as negotiating either */
 		startup->nunknown = 0;
-		startup->protocol = PW_PROTOCOL_LATEST;
+		startup->protocol = PG_PROTOCOL_LATEST;
 		return refuse(startup, ERRCODE_PROTOCOL_VIOLATION,
 					  _("invalid startup packet layout: expected terminator as last byte"),
 					  NULL);
@@ -152,6 +149,24 @@ pw_startup_parse(PwStartup *startup, PwReader *body)
 		startup->database = pstrdup(startup->user);
 
 	return PW_STARTUP_SESSION;
+}
+
+static PwStartupKind
+read_cancel(PwStartup *startup, PwReader *body)
+{
+	PwCancelKey *cancel = &startup->cancel;
+	uint8	   *copy;
+
+	cancel->pid = (int32) pw_read_uint32(body);
+	cancel->size = pw_reader_left(body);
+	if (body->broken || cancel->size == 0 || cancel->size > PW_CANCEL_KEY_LIMIT)
+		return PW_STARTUP_MALFORMED;
+
+	/* the packet will be gone */
+	copy = palloc(cancel->size);
+	memcpy(copy, pw_read_bytes(body, cancel->size), cancel->size);
+	cancel->bytes = copy;
+	return PW_STARTUP_CANCEL;
 }
 
 /*
@@ -236,8 +251,8 @@ refuse(PwStartup *startup, int sqlstate, const char *message, const char *hint)
 bool
 pw_startup_negotiates(const PwStartup *startup)
 {
-	return PG_PROTOCOL_MAJOR(startup->protocol) == PG_PROTOCOL_MAJOR(PW_PROTOCOL_LATEST) &&
-		(startup->protocol > PW_PROTOCOL_LATEST || startup->nunknown > 0);
+	return PG_PROTOCOL_MAJOR(startup->protocol) == PG_PROTOCOL_MAJOR(PG_PROTOCOL_LATEST) &&
+		(startup->protocol > PG_PROTOCOL_LATEST || startup->nunknown > 0);
 }
 
 bool

@@ -23,7 +23,7 @@ typedef enum PwStartupKind
 	PW_STARTUP_SSL_REQUEST,		/* to be answered with one byte; another
 								 * packet follows */
 	PW_STARTUP_GSS_REQUEST,		/* likewise */
-	PW_STARTUP_CANCEL,			/* cancel_pid and cancel_key are set */
+	PW_STARTUP_CANCEL,			/* "cancel" is set */
 	PW_STARTUP_SESSION,			/* all fields are set */
 	PW_STARTUP_REFUSED,			/* "problem" is to be reported */
 	PW_STARTUP_MALFORMED,		/* "problem" is for the log; just hang up */
@@ -40,8 +40,7 @@ typedef struct PwStartup
 	bool		gss_requested;
 
 	uint32		protocol;		/* as the client asked; 0 while unknown */
-	int32		cancel_pid;
-	int32		cancel_key;
+	PwCancelKey cancel;
 
 	char	   *database;		/* at most NAMEDATALEN - 1 bytes, as is user */
 	char	   *user;

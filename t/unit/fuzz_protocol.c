@@ -169,7 +169,7 @@ fuzz_packet(PwStartup *startup, PwReader *body)
 	{
 		uint32		named = 0;
 
-		pw_build_negotiate_version(&out, PW_PROTOCOL_LATEST,
+		pw_build_negotiate_version(&out, PG_PROTOCOL_LATEST,
 								   startup->nunknown, startup->unknown.data,
 								   startup->unknown.len);
 		for (int i = 0; i < startup->unknown.len; i++)

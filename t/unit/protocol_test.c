@@ -195,6 +195,10 @@ truncations_are_refused(const PwPacketCase *packet)
 	{
 		PwStartupKind kind = parse(packet->bytes, len, &startup);
 
+		/* a key may have any length, and nobody has one that is shorter */
+		if (kind == PW_STARTUP_CANCEL && startup.cancel.size > 0 &&
+			startup.cancel.size == len - 8)
+			continue;
 		if ((kind == PW_STARTUP_SESSION || kind == PW_STARTUP_CANCEL) &&
 			packet->kind < PW_STARTUP_REFUSED)
 			return false;
@@ -266,22 +270,24 @@ test_packet_details(void)
 	PwReader	body;
 
 	parse(BYTES("\x04\xd2\x16\x2e\0\0\1\2\xff\xff\xff\xfe"), &startup);
-	ok(startup.cancel_pid == 258 && startup.cancel_key == -2,
+	ok(startup.cancel.pid == 258 && startup.cancel.size == 4 &&
+	   memcmp(startup.cancel.bytes, "\xff\xff\xff\xfe", 4) == 0,
 	   "CancelRequest", "key");
 
 	parse(BYTES("\x04\xd2\x16\x2f"), &startup);
 	pw_reader_init(&body, BYTES("\x04\xd2\x16\x2f"));
 	ok(pw_startup_parse(&startup, &body) == PW_STARTUP_REFUSED &&
 	   same(startup.problem.message,
-			"unsupported frontend protocol 1234.5679: server supports 3.0 to 3.0"),
+			psprintf("unsupported frontend protocol 1234.5679: server supports 3.0 to 3.%u",
+					 PG_PROTOCOL_MINOR(PG_PROTOCOL_LATEST))),
 	   "SSLRequest", "refused the second time");
 	ok(!pw_startup_negotiates(&startup), "SSLRequest", "negotiates nothing");
 
 	parse(BYTES(V3 "user\0joe\0\0"), &startup);
 	ok(!pw_startup_negotiates(&startup), "version 3.0", "negotiates nothing");
-	parse(BYTES("\0\3\0\1user\0joe\0\0"), &startup);
+	parse(BYTES("\0\3\0\x09user\0joe\0\0"), &startup);
 	ok(pw_startup_negotiates(&startup) && startup.nunknown == 0,
-	   "version 3.1", "negotiates");
+	   "version 3.9", "negotiates");
 	parse(BYTES(V3 "user\0joe\0_pq_.a\0" "1\0_pq_.b\0\0\0"), &startup);
 	ok(pw_startup_negotiates(&startup) && startup.nunknown == 2 &&
 	   startup.unknown.len == 14 &&
@@ -468,12 +474,12 @@ test_builders(void)
 	ok(built(&out, BYTES("R\0\0\0\x08\0\0\0\0R\0\0\0\x0c\0\0\0\x05salt")),
 	   "builders", "authentication");
 	resetStringInfo(&out);
-	pw_build_negotiate_version(&out, PW_PROTOCOL_LATEST, 1, "_pq_.a", 7);
+	pw_build_negotiate_version(&out, PG_PROTOCOL(3, 0), 1, "_pq_.a", 7);
 	ok(built(&out, BYTES("v\0\0\0\x13\0\3\0\0\0\0\0\1_pq_.a\0")),
 	   "builders", "NegotiateProtocolVersion");
 	resetStringInfo(&out);
 	pw_build_parameter_status(&out, "a", "bc");
-	pw_build_backend_key(&out, 258, -2);
+	pw_build_backend_key(&out, 258, (const uint8 *) "\xff\xff\xff\xfe", 4);
 	pw_build_ready(&out, 'I');
 	ok(built(&out, BYTES("S\0\0\0\x09" "a\0bc\0"
 						 "K\0\0\0\x0c\0\0\1\2\xff\xff\xff\xfe"
