@@ -14,10 +14,12 @@
 #define PW_COMPAT_H
 
 #include "access/tupdesc.h"
+#include "access/xlog.h"
 #include "catalog/pg_database.h"
 #include "commands/event_trigger.h"
 #include "libpq/hba.h"
 #include "libpq/libpq.h"
+#include "miscadmin.h"
 #include "parser/analyze.h"
 #include "postmaster/postmaster.h"
 #if PG_VERSION_NUM < 170000
@@ -86,6 +88,21 @@ pw_backend_status_array(void)
 #ifndef ERRCODE_TRANSACTION_TIMEOUT
 #define ERRCODE_TRANSACTION_TIMEOUT MAKE_SQLSTATE('2', '5', 'P', '0', '4')
 #endif
+
+/*
+ * Is this backend to end?  On a standby that can be because its database was
+ * dropped, and since PG16 postgres.c keeps that to itself until it acts upon it;
+ * so it can be any interrupt.
+ */
+static inline bool
+pw_may_be_ending(void)
+{
+#if PG_VERSION_NUM >= 160000
+	return ProcDiePending || (InterruptPending && RecoveryInProgress());
+#else
+	return ProcDiePending;
+#endif
+}
 
 /*
  * PG17 times transactions by itself.  If its timer goes off when a transaction

@@ -338,7 +338,7 @@ static void
 service_interrupts(bool may_park)
 {
 	/* we are to end, and our client need not notice */
-	if (ProcDiePending && may_park && PwSelf.client != PW_NONE)
+	if (may_park && PwSelf.client != PW_NONE && pw_may_be_ending())
 		pw_park_client(0);
 
 	/*

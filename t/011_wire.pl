@@ -109,7 +109,7 @@ sub turned_away
 }
 
 note 'requests for encryption';
-foreach my $host ($node->host, 'localhost')
+foreach my $host ($node->host, '127.0.0.1')
 {
 	my $wire = $node->raw('pool', host => $host);
 

@@ -215,7 +215,7 @@ my @states = (
 		name => 'SET of what belongs to a transaction',
 		on   => q{SET transaction_isolation = serializable;
 			BEGIN; SET TRANSACTION READ ONLY; COMMIT},
-		off => 'RESET transaction_isolation'
+		off => 'DISCARD ALL'
 	},
 	{
 		name => 'set_config()',

@@ -43,8 +43,14 @@ my $node = PoolWorker->new('main')->setup(
 	CREATE FUNCTION in_plpgsql() RETURNS int LANGUAGE plpgsql AS
 		$$DECLARE n int; BEGIN SELECT count(*) INTO n FROM plain; RETURN n; END$$;
 	CREATE FUNCTION in_sql() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM plain';
-	CREATE FUNCTION seeds() RETURNS int LANGUAGE plpgsql SET seed = 0.5 AS
-		$$BEGIN RETURN 1; END$$;}
+	DO $do$BEGIN
+		CREATE FUNCTION seeds() RETURNS int LANGUAGE plpgsql SET seed = 0.5 AS
+			$$BEGIN RETURN 1; END$$;
+	EXCEPTION WHEN feature_not_supported THEN
+		-- since PostgreSQL 16
+		CREATE FUNCTION seeds() RETURNS int LANGUAGE plpgsql AS
+			$$BEGIN SET LOCAL seed = 0.5; RETURN 1; END$$;
+	END$do$;}
 );
 
 # A client's answer to a query: rows, or the SQLSTATE.

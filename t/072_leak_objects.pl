@@ -53,8 +53,14 @@ my $suite = LeakSuite->new(
 			PERFORM 1 / 0;
 		EXCEPTION WHEN division_by_zero THEN
 		END$$;
-	CREATE FUNCTION seeds() RETURNS int LANGUAGE plpgsql SET seed = 0.5 AS
-		$$BEGIN RETURN 1; END$$;
+	DO $do$BEGIN
+		CREATE FUNCTION seeds() RETURNS int LANGUAGE plpgsql SET seed = 0.5 AS
+			$$BEGIN RETURN 1; END$$;
+	EXCEPTION WHEN feature_not_supported THEN
+		-- since PostgreSQL 16
+		CREATE FUNCTION seeds() RETURNS int LANGUAGE plpgsql AS
+			$$BEGIN SET LOCAL seed = 0.5; RETURN 1; END$$;
+	END$do$;
 	CREATE TABLE seeding (a int);
 	CREATE FUNCTION seeds_in_trigger() RETURNS trigger LANGUAGE plpgsql AS
 		$$BEGIN PERFORM setseed(0.5); RETURN NEW; END$$;

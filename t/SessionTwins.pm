@@ -275,19 +275,24 @@ sub bytes
 	} @$step;
 }
 
-# What a client hears in answer to a step, one line for each message.
+# What a client hears in answer to a step, one line for each message.  In which
+# order parameters are reported together depends, since PostgreSQL 16, on which
+# was the first that this backend has ever reported.
 sub listen_to
 {
 	my ($client, $step) = @_;
-	my $answers = grep { $is_answered{ $_->[0] } } @$step;
-	my $heard   = '';
+	my $answers  = grep { $is_answered{ $_->[0] } } @$step;
+	my $heard    = '';
+	my @reported = ();
 
 	while ($answers > 0)
 	{
 		my $message = eval { $client->read };
 
 		return $heard . ($@ || "end of the connection\n") unless $message;
-		$heard .= in_words(@$message) . "\n";
+		push @reported, in_words(@$message) . "\n";
+		next if $message->[0] eq 'S';
+		$heard .= join '', sort(splice @reported, 0, -1), pop @reported;
 		$answers-- if $message->[0] eq 'Z';
 	}
 	return $heard;

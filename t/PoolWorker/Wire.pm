@@ -103,7 +103,14 @@ sub msg_startup
 sub msg_cancel
 {
 	my ($pid, $key) = @_;
-	return pack('NNNN', 16, 80877102, $pid, $key);
+	return msg_cancel_bytes($pid, pack 'N', $key);
+}
+
+# The same with a key of any length, as since protocol 3.2.
+sub msg_cancel_bytes
+{
+	my ($pid, $key) = @_;
+	return pack('NNN', 12 + length $key, 80877102, $pid) . $key;
 }
 
 # Connect.  A host with a slash is a directory of Unix sockets; "sockopts", for
@@ -189,6 +196,10 @@ sub finish_startup
 		{
 			$self->{error} = fields($payload);
 			return 0;
+		}
+		elsif ($type eq 'v')
+		{
+			$self->{negotiated} = unpack('N', $payload);
 		}
 		elsif ($type eq 'Z')
 		{
@@ -337,6 +348,7 @@ sub _notice_message
 	elsif ($type eq 'K')
 	{
 		@$self{ 'pid', 'key' } = unpack('NN', $payload);
+		$self->{key_bytes} = substr $payload, 4;
 	}
 	elsif ($type eq 'Z')
 	{
@@ -518,7 +530,13 @@ sub cancel
 	my $wire = ref($self)->new(host => $self->{host}, port => $self->{port});
 
 	$wire->send(
-		msg_cancel($other{pid} // $self->{pid}, $other{key} // $self->{key}));
+		msg_cancel_bytes(
+			$other{pid} // $self->{pid},
+			$other{key_bytes}
+			  // (
+				defined $other{key}
+				? pack('N', $other{key})
+				: $self->{key_bytes})));
 	$wire->read_to_end;
 	return $wire->close;
 }
