@@ -44,15 +44,12 @@ ALTER SYSTEM SET pool_worker.max_clients = 0;
 ALTER SYSTEM SET pool_worker.max_pinned = -2;
 ALTER SYSTEM SET pool_worker.max_pool_clients = -2;
 ALTER SYSTEM SET pool_worker.max_pools = 0;
-ALTER SYSTEM SET pool_worker.max_slots = 0;
 ALTER SYSTEM SET pool_worker.max_slots = -2;
 ALTER SYSTEM SET pool_worker.max_waiting = -2;
 ALTER SYSTEM SET pool_worker.min_pool_size = -1;
 ALTER SYSTEM SET pool_worker.pool_size = 0;
 ALTER SYSTEM SET pool_worker.port = 0;
 ALTER SYSTEM SET pool_worker.port = 65536;
-ALTER SYSTEM SET pool_worker.priority = 'low';
-ALTER SYSTEM SET pool_worker.priority_applications = 'a b';
 ALTER SYSTEM SET pool_worker.queue_notice_after = -1;
 ALTER SYSTEM SET pool_worker.queue_timeout = -1;
 ALTER SYSTEM SET pool_worker.queue_timeout = '25d';
@@ -63,14 +60,17 @@ ALTER SYSTEM SET pool_worker.slot_idle_timeout = -1;
 ALTER SYSTEM SET pool_worker.slot_idle_timeout = '25d';
 ALTER SYSTEM SET pool_worker.statement_timeout = -1;
 ALTER SYSTEM SET pool_worker.transaction_timeout = -1;
+ALTER SYSTEM SET pool_worker.weight = 0;
+ALTER SYSTEM SET pool_worker.weight = 1001;
 \set VERBOSITY default
 ALTER SYSTEM SET pool_worker.enforce_exempt = 'a b';
 ALTER SYSTEM SET pool_worker.enforce_on = 'off';
 ALTER SYSTEM SET pool_worker.listen_addresses = 'a b';
+ALTER SYSTEM SET pool_worker.max_slots = 0;
 ALTER SYSTEM SET pool_worker.pool_mode = 'statement';
+ALTER SYSTEM SET pool_worker.priority = 'low';
+ALTER SYSTEM SET pool_worker.priority_applications = 'a b';
 ALTER SYSTEM SET pool_worker.unix_socket_directories = '/a,,/b';
-ALTER SYSTEM SET pool_worker.weight = 0;
-ALTER SYSTEM SET pool_worker.weight = 1001;
 -- the path of a socket, which ends in /.s.PGSQL.nnnnn, may have 107 bytes
 SELECT '/' || repeat('x', 91) AS longest, '/' || repeat('x', 92) AS too_long \gset
 ALTER SYSTEM SET pool_worker.unix_socket_directories = :'longest';
