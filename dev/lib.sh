@@ -39,11 +39,12 @@ debian_major()
     for dir in "$DEBIAN_SERVERS"/*/bin/postgres; do
         major=${dir#"$DEBIAN_SERVERS/"}
         major=${major%%/*}
-        [[ $major =~ ^[0-9]+$ ]] && [ "$major" -ge $oldest ] && [ "$major" -gt $newest ] || continue
-        newest=$major
+        if [[ $major =~ ^[0-9]+$ ]] && [ "$major" -ge $oldest ] && [ "$major" -gt "$newest" ]; then
+            newest=$major
+        fi
     done
-    if [ $newest -gt 0 ]; then
-        say $newest
+    if [ "$newest" -gt 0 ]; then
+        say "$newest"
     else
         { apt-cache depends postgresql 2>/dev/null || true; } |
             sed -n 's/^ *Depends: postgresql-\([0-9]*\)$/\1/p'
