@@ -225,7 +225,7 @@ ok(turned_away(answer_to('pool', $hello)), 'a direct TLS hello');
 ok(turned_away(answer_to('pool', "GET / HTTP/1.1\r\n\r\n")), 'a web browser');
 
 foreach my $case (
-	[ 'minor version 3.1',    protocol       => (3 << 16) + 1 ],
+	[ 'minor version 3.99',   protocol       => (3 << 16) + 99 ],
 	[ 'minor version 3.9999', protocol       => (3 << 16) + 9999 ],
 	[ 'a protocol option',    '_pq_.sparkle' => 'on' ],
 	[ 'both', protocol => (3 << 16) + 2, '_pq_.a' => '1', '_pq_.b' => '2' ])

@@ -90,13 +90,10 @@ note 'TLS without asking first';
 	my $from  = $node->log_end;
 	my $hello = "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" . 'r' x 500;
 
-	is(answer_to('pool', $hello), '', 'is answered with nothing at all');
+	is(answer_to('pool',   $hello), '', 'is answered with nothing at all');
 	is(answer_to('direct', $hello),
 		'', 'as at the port of a server without TLS');
-	$node->logged(
-		qr/invalid length of startup packet/,
-		$from,
-		'and logged');
+	$node->logged(qr/invalid length of startup packet/, $from, 'and logged');
 
 	my %said;
   SKIP:
@@ -108,7 +105,8 @@ note 'TLS without asking first';
 			my ($rc, $out, $err) = $node->psql(
 				'postgres', 'SELECT 1',
 				timeout => $PoolWorker::timeout,
-				connstr => "host=127.0.0.1 port=$target{port} dbname=postgres "
+				connstr =>
+				  "host=127.0.0.1 port=$target{port} dbname=postgres "
 				  . 'sslmode=require sslnegotiation=direct');
 
 			$said{$port} = $err =~ s/$target{port}/N/gr;
@@ -148,8 +146,8 @@ SKIP:
 	# a limit of the role, and transactions that come close to it
 	$node->value(q{ALTER ROLE bob SET transaction_timeout = '2s'});
 	my @bobs = map { $node->client(user => 'bob') } 1 .. 3;
-	is( join(
-			'', map { $bobs[ $_ % 3 ]->val('SELECT pg_sleep(0.2), 1') } 1 .. 15),
+	is( join('',
+			map { $bobs[ $_ % 3 ]->val('SELECT pg_sleep(0.2), 1') } 1 .. 15),
 		'|1' x 15,
 		'transactions of several clients do not add up');
 	$_->terminate foreach $other, @bobs;
@@ -191,7 +189,7 @@ SKIP:
 			is($client->val('SHOW work_mem'),
 				'77kB', "$port: what it sets is the client's");
 			$heard{"$port $n"} = join ' ',
-			  ( map { $_->{M} } @{ $client->{notices} }),
+			  (map { $_->{M} } @{ $client->{notices} }),
 			  $client->{params}{DateStyle};
 			$client->terminate;
 		}
@@ -210,7 +208,7 @@ SKIP:
 		user             => 'alice',
 		application_name => 'b',
 		host             => '127.0.0.1');
-	is($node->value(q{SELECT is_local FROM logins WHERE application = 'b'}),
+	is( $node->value(q{SELECT is_local FROM logins WHERE application = 'b'}),
 		'f', 'sees where the client is');
 	$client->val(q{SET work_mem = '66kB'});
 	is($other->val('SHOW work_mem'),  '77kB', 'a session moves with it');
@@ -226,8 +224,10 @@ SKIP:
 	is($other->val('SELECT 1'), '1', 'refuses that client, and nobody else');
 	is($node->value('SELECT count(*) FROM pg_locks WHERE objid = 77'),
 		'0', 'and leaves nothing');
-	is($node->value(q{SELECT count(*) FROM logins WHERE application = 'unwanted'}),
-		'0', 'not even its row');
+	is( $node->value(
+			q{SELECT count(*) FROM logins WHERE application = 'unwanted'}),
+		'0',
+		'not even its row');
 
 	$node->value('DROP EVENT TRIGGER greet');
 	my $late = $node->client(user => 'alice', application_name => 'late');
@@ -241,8 +241,10 @@ SKIP:
 {
 	skip 'PostgreSQL has none before 18', 1 if $version < 18;
 	$node->set('oauth_validator_libraries' => 'none');
-	$node->hba('local all all trust',
-		'host all all 127.0.0.1/32 oauth issuer="https://example.com" scope="x"');
+	$node->hba(
+		'local all all trust',
+		'host all all 127.0.0.1/32 oauth issuer="https://example.com" scope="x"'
+	);
 	like(
 		$node->attempt('pool', user => 'alice', host => '127.0.0.1'),
 		qr/FATAL C=0A000 M=authentication method "oauth" is not supported on the pool's port/,
@@ -263,7 +265,8 @@ SKIP:
 			authentication => qr/connection authenticated: /,
 			authorization  => qr/connection authorized: /);
 
-		$node->client(user => 'alice', application_name => 'logged')->terminate;
+		$node->client(user => 'alice', application_name => 'logged')
+		  ->terminate;
 		$node->logged($line{$what}, $from, "$what: its line");
 		my $said = $node->log_since($from);
 

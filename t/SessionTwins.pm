@@ -380,10 +380,10 @@ sub _connect
 			application_name => "pair $number",
 			%$params);
 
-		delete $packet{application_name} unless defined $packet{application_name};
+		delete $packet{application_name}
+		  unless defined $packet{application_name};
 		$client->startup(%packet) or $heard{$side} = $client->error_text;
-		$heard{$side} //= join '',
-		  map { "$_=$client->{params}{$_}\n" }
+		$heard{$side} //= join '', map { "$_=$client->{params}{$_}\n" }
 		  sort keys %{ $client->{params} };
 		$pair->{$side} = $client;
 	}

@@ -531,9 +531,8 @@ sub cancel
 
 	$wire->send(
 		msg_cancel_bytes(
-			$other{pid} // $self->{pid},
-			$other{key_bytes}
-			  // (
+			$other{pid}       // $self->{pid},
+			$other{key_bytes} // (
 				defined $other{key}
 				? pack('N', $other{key})
 				: $self->{key_bytes})));
