@@ -36,7 +36,7 @@
 #include "opaque_state.h"
 
 static bool language_is_opaque(Oid language);
-static bool do_is_opaque(DoStmt * statement);
+static bool do_is_opaque(DoStmt *statement);
 static bool event_triggers_are_opaque(void);
 
 bool
@@ -108,7 +108,7 @@ pw_utility_is_opaque(Node *statement)
 }
 
 static bool
-do_is_opaque(DoStmt * statement)
+do_is_opaque(DoStmt *statement)
 {
 	ListCell   *cell;
 
