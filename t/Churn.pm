@@ -30,7 +30,7 @@ the pool in Churn::Trouble.
              connection before they were answered
   committed  tokens of rows that were committed, as keys of a hash
   doubtful   tokens of rows for which that was not told
-  lost       connections that the server has ended, by SQLSTATE or in words
+  lost       connections that the server has ended, by role and SQLSTATE
   left       connections that the client has ended, by how
   longest    seconds until an answer
   wrong      what must not be, as text
@@ -289,8 +289,9 @@ sub lost
 	  : length $answer->{types} || length $client->{wire}{in} ? 'in an answer'
 	  :   'without a word';
 
-	$self->{lost}{$why}++;
-	$self->wrong($client, "lost: $why") unless $self->{may_lose}{$why};
+	$self->{lost}{ $client->{role} }{$why}++;
+	$self->wrong($client, "lost: $why")
+	  unless $self->{may_lose}{ $client->{role} }{$why};
 	return;
 }
 

@@ -12,7 +12,7 @@ Every now and then one of the things in the list below, over a connection of the
 superuser to the server's own port.  stop() ends that and puts everything back.
 
 Which connections may be lost because of it is noted in the crowd's
-C<may_lose>, by SQLSTATE; whoever loses another one is reported.
+C<may_lose>, by role and SQLSTATE; whoever loses another one is reported.
 
 =cut
 
@@ -22,32 +22,52 @@ use strict;
 use warnings FATAL => 'all';
 use PoolWorker;
 
-# What may happen, how often that is drawn, and the function of the extension
-# that it needs.
+# What may happen, and how often that is drawn; what only happens on request is
+# named by that.
 my @troubles = (
 	{ often => 6, what => \&terminate_slot },
 	{ often => 4, what => \&resize },
 	{ often => 4, what => \&resize_role },
-	{ often => 3, what => \&change_setting },
-	{ often => 2, what => \&change_role },
+	{ often => 6, what => \&change_setting },
+	{ often => 3, what => \&change_role },
 	{ often => 1, what => \&forbid_login },
 	{ often => 2, what => \&change_table },
 	{ often => 2, what => \&stop_process },
-	{ often => 3, what => \&pause,      needs => 'pool_pause' },
-	{ often => 1, what => \&recycle,    needs => 'pool_recycle' },
+	{ often => 3, what => \&pause },
+	{ often => 1, what => \&drain },
+	{ often => 1, what => \&recycle },
+	{ often => 2, what => \&disconnect_client },
 	{ often => 1, what => \&end_worker, asked => 'end_worker' });
 
 # Settings that may be changed while the pool is in use, and values for them.
 my %settings = (
-	'pool_worker.min_pool_size'        => [ 0,      2, 20 ],
-	'pool_worker.slot_idle_timeout'    => [ '1s',   '10min' ],
-	'pool_worker.statement_cache_size' => [ 0,      10, 100 ],
-	'pool_worker.max_session_size'     => [ '1kB',  '1MB' ],
-	'pool_worker.queue_notice_after'   => [ '20ms', '5s' ],
-	'pool_worker.log_min_duration'     => [ '-1',   '10s' ],
-	'pool_worker.max_pinned'           => [ -1,     0,     2 ],
-	'pool_worker.debug_always_switch'  => [ 'off',  'off', 'on' ],
-	'pool_worker.statement_timeout'    => [ '0',    '1h' ]);
+	'pool_worker.debug_always_switch'   => [ 'off',  'off', 'on' ],
+	'pool_worker.health_check_interval' => [ '50ms', '30s' ],
+	'pool_worker.log_min_duration'      => [ -1,     '10s' ],
+	'pool_worker.max_opening'           => [ 1,      4 ],
+	'pool_worker.max_pinned'            => [ -1,     0, 2 ],
+	'pool_worker.max_session_size'      => [ '1kB',  '1MB' ],
+	'pool_worker.min_idle'              => [ 0,      2 ],
+	'pool_worker.min_pool_size'         => [ 0,      2, 20 ],
+	'pool_worker.queue_notice_after'    => [ '20ms', '5s' ],
+	'pool_worker.reserve_pool_size'     => [ 0,      2 ],
+	'pool_worker.slot_idle_timeout'     => [ '1s',   '10min' ],
+	'pool_worker.slot_lifetime'         => [ 0,      '2s' ],
+	'pool_worker.slot_max_memory'       => [ 0,      '2MB' ],
+	'pool_worker.slot_max_transactions' => [ 0,      300 ],
+	'pool_worker.statement_cache_size'  => [ 0,      10, 100 ],
+	'pool_worker.statement_timeout'     => [ 0,      '1h' ]);
+
+# And such of one role.
+my %role_settings = (
+	'pool_worker.priority' => [ 'high', 'normal' ],
+	'pool_worker.weight'   => [ 10,     100,   1000 ],
+	'work_mem'             => [ '1MB',  '2MB', '3MB' ]);
+
+# What a client may hear when it loses its connection.  Of the last role all are
+# disconnected now and then, or not let in.
+my @losses      = ('57P01', 'in an answer');
+my @more_losses = ('28000', '57P03');
 
 # "every" is the mean time between two of them, in seconds; "roles" are those
 # that may be changed, of which the last may be forbidden to log in.
@@ -62,17 +82,10 @@ sub new
 		running => 0,
 		%params,
 	}, $class;
-	my %exists = map { $_ => 1 } split /\n/,
-	  $node->value(
-		q{SELECT proname FROM pg_proc WHERE proname LIKE 'pool%' AND pronargs = pronargdefaults}
-	  );
 
 	$self->{troubles} = [
-		map { ($_) x $_->{often} }
-		  grep {
-				 (!$_->{needs} || $exists{ $_->{needs} })
-			  && (!$_->{asked} || $params{ $_->{asked} })
-		  } @troubles
+		map  { ($_) x $_->{often} }
+		grep { !$_->{asked} || $params{ $_->{asked} } } @troubles
 	];
 	return $self;
 }
@@ -84,7 +97,11 @@ sub start
 	$self->{crowd}   = $crowd;
 	$self->{wire}    = $self->{node}->direct(application_name => 'trouble');
 	$self->{running} = 1;
-	$crowd->{may_lose}{$_} = 1 foreach '57P01', 'in an answer', '28000';
+	foreach my $role (@{ $self->{roles} })
+	{
+		my @may = (@losses, $role eq $self->{roles}[-1] ? @more_losses : ());
+		$crowd->{may_lose}{$role} = { map { $_ => 1 } @may };
+	}
 	$crowd->watch($self->{wire}, $self);
 	$self->next_one;
 	return;
@@ -108,7 +125,7 @@ sub stop
 	my $crowd = $self->{crowd};
 
 	$self->{running} = 0;
-	$self->resume if $self->{paused};
+	$self->resume;
 	$self->ask("ALTER ROLE $_ LOGIN", "ALTER ROLE $_ RESET ALL")
 	  foreach @{ $self->{roles} };
 	$self->ask('ALTER SYSTEM RESET ALL', 'SELECT pg_reload_conf()');
@@ -229,14 +246,15 @@ sub change_setting
 	return;
 }
 
-# Something that makes all slots of the role stale.
+# Most of these make all slots of the role stale.
 sub change_role
 {
 	my ($self) = @_;
-	my $role = one_of(@{ $self->{roles} });
+	my $role   = one_of(@{ $self->{roles} });
+	my $name   = one_of(sort keys %role_settings);
+	my $value  = one_of(@{ $role_settings{$name} });
 
-	$self->ask(
-		"ALTER ROLE $role SET work_mem = '" . (64 + int rand 999) . "kB'");
+	$self->ask("ALTER ROLE $role SET $name = '$value'");
 	$self->count('roles changed');
 	return;
 }
@@ -288,13 +306,16 @@ sub stop_process
 	return;
 }
 
+# All pools or one of them, for a moment.  We do not wait until it is done: that
+# may need what we do next.
 sub pause
 {
 	my ($self) = @_;
+	my $role = one_of('NULL', map { "'$_'" } @{ $self->{roles} });
 
 	return if $self->{paused};
 	$self->{paused} = 1;
-	$self->ask('SELECT count(*) FROM pool_pause()');
+	$self->ask("SELECT count(*) FROM pool_pause(NULL, $role, 0)");
 	$self->{crowd}
 	  ->after(rand 0.5, sub { $self->resume if $self->{running} });
 	$self->count('pauses');
@@ -310,11 +331,37 @@ sub resume
 	return;
 }
 
+# Everybody of the last role has to go.
+sub drain
+{
+	my ($self) = @_;
+
+	return if $self->{paused};
+	$self->{paused} = 1;
+	$self->ask(
+		"SELECT count(*) FROM pool_drain(NULL, '$self->{roles}[-1]', 0)");
+	$self->{crowd}
+	  ->after(rand 0.3, sub { $self->resume if $self->{running} });
+	$self->count('pools drained');
+	return;
+}
+
+sub disconnect_client
+{
+	my ($self) = @_;
+
+	$self->ask(
+		q{SELECT count(*) FILTER (WHERE pool_disconnect(client)) FROM (SELECT client
+			FROM pool_clients() ORDER BY random() LIMIT 1) c},
+		sub { $self->count('clients disconnected', $_[0]) });
+	return;
+}
+
 sub recycle
 {
 	my ($self) = @_;
 
-	$self->ask('SELECT count(*) FROM pool_recycle()');
+	$self->ask('SELECT count(*) FROM pool_recycle(NULL, NULL, 0)');
 	$self->count('pools recycled');
 	return;
 }
