@@ -39,7 +39,7 @@ pool_worker.max_clients = $limit
 pool_worker.pool_size = 6
 pool_worker.max_slots = 24
 pool_worker.queue_timeout = 0
-pool_worker.statement_cache_size = 100
+pool_worker.statement_cache_size = 20
 temp_buffers = 100
 fsync = off
 },
@@ -298,7 +298,7 @@ sub only_expected_lines
 		qr/LOG:  connection pools? .*(paused|drained|resumed|recycled) by role/,
 		qr/LOG:  pool client \d+ disconnected by role/,
 		qr/ERROR:  (unexpected message type 0x58 during COPY|division by zero|canceling statement due to user request)/,
-		qr/FATAL:  terminating connection due to administrator command/,
+		qr/(LOG|FATAL):  terminating connection due to administrator command/,
 		qr/(LOG|FATAL):  role "carol" is not permitted to log in/,
 		qr/LOG:  connection pool "postgres\/carol" cannot open connections any more/,
 		qr/LOG:  could not open a connection for pool "postgres\/carol"/,

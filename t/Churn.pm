@@ -162,7 +162,7 @@ sub turn_until
 #
 
 # Let all of it go on for a while.  Ends early if something is wrong.  Without
-# trouble, nobody may lose a connection.
+# trouble, nobody may lose a connection, and slots are left in peace.
 sub churn
 {
 	my ($self, $seconds, $trouble) = @_;
@@ -171,6 +171,7 @@ sub churn
 
 	$self->{calm}     = 0;
 	$self->{may_lose} = {};
+	$self->{gentle}   = !$trouble;
 	$_->begin foreach grep { $_->{rest} } @{ $self->{clients} };
 	$trouble->start($self) if $trouble;
 	while (time < $deadline && !@{ $self->{wrong} })

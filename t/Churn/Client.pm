@@ -240,7 +240,9 @@ sub say
 		# say a part of it; the rest later, or never
 		$self->{wire}->send(substr $bytes, 0, rand length $bytes, '');
 		$self->{half} = 1;
-		$self->later(rand 0.05, rand(2) < 1
+		$self->later(
+			rand 0.05,
+			$self->may_leave_in($step)
 			? \&leave_if_there
 			: (\&send_rest, $bytes));
 	}
@@ -256,6 +258,17 @@ sub say
 		$self->{wire}->send($bytes);
 	}
 	return;
+}
+
+# Will it leave in the middle of this step?  In half of an extended query a client
+# takes its backend along: see lost_client.c.  Not if slots are to grow old.
+sub may_leave_in
+{
+	my ($self, $step) = @_;
+
+	return 0
+	  if $self->{crowd}{gentle} && $step->{bytes} =~ /(\A|\0)[PB]\0\0/;
+	return rand(2) < 1;
 }
 
 sub leave_if_there
