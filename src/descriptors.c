@@ -18,14 +18,21 @@
  * files; ours have numbers of their own, which the worker has put aside below
  * fd_base, so we take them out of that count.
  *
+ * A client's number is soon another's, so when a client leaves we put its set
+ * aside.  PostgreSQL has no way to put another socket into a set, not even one
+ * with the same number.  But epoll has, and ModifyWaitEvent() then fills in the
+ * rest; all it takes is to know the set's epoll descriptor.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include <fcntl.h>
+#include <sys/epoll.h>
 #include <unistd.h>
 
 #include "lib/ilist.h"
+#include "libpq/libpq.h"
 #include "miscadmin.h"
 #include "storage/fd.h"
 #include "storage/ipc.h"
@@ -41,9 +48,14 @@ typedef struct PwDescriptor
 {
 	bool		held;
 	uint32		generation;		/* valid while held */
-	WaitEventSet *set;			/* or NULL */
-	dlist_node	lru;			/* valid while set is not NULL */
+	WaitEventSet *set;			/* or NULL; the rest is valid if it is not */
+	int			epfd;			/* the set's own descriptor, or -1 */
+	bool		is_spare;		/* the set is put aside, without a socket */
+	dlist_node	lru;
 } PwDescriptor;
+
+/* A slot keeps so many sets that are put aside. */
+#define MAX_SPARE_SETS 16
 
 static int	home_sock = -1;
 static WaitEventSet *home_set = NULL;
@@ -55,6 +67,7 @@ static int	ndescriptors = 0;
 /* wait sets, the one used last at the head */
 static dlist_head wait_sets = DLIST_STATIC_INIT(wait_sets);
 static int	nwait_sets = 0;
+static int	nspare_sets = 0;
 
 /* departures looked at so far */
 static uint64 departures_seen = 0;
@@ -65,6 +78,11 @@ static bool receive_client(int client, uint32 generation);
 static PwHomeResult receive_one(PwHomeMessage *message);
 static bool wait_for_home(void);
 static void keep_descriptor(const PwHomeMessage *message, int fd);
+static void build_wait_set(PwDescriptor *entry, int fd);
+static int	next_descriptor(void);
+static bool put_aside(PwDescriptor *entry, int fd);
+static bool use_again(PwDescriptor *entry, int fd);
+static void fill_in_socket(WaitEventSet *set);
 static void free_wait_set(PwDescriptor *entry);
 static void drop_all_stale(void);
 
@@ -189,16 +207,13 @@ receive_one(PwHomeMessage *message)
 	return PW_HOME_OK;
 }
 
+/* If there is more than one message, the socket goes on being ready. */
 bool
 pw_descriptors_receive(void)
 {
 	PwHomeMessage message;
-	PwHomeResult result;
 
-	do
-		result = receive_one(&message);
-	while (result == PW_HOME_OK);
-	return result == PW_HOME_WOULD_BLOCK;
+	return receive_one(&message) != PW_HOME_CLOSED;
 }
 
 /*
@@ -261,6 +276,8 @@ pw_descriptor_wait_set(int client)
 	PwDescriptor *entry = descriptor_entry(client);
 
 	Assert(entry->held);
+	if (entry->set != NULL && entry->is_spare && !use_again(entry, PwControl->fd_base + client))
+		free_wait_set(entry);
 	if (entry->set != NULL)
 	{
 		dlist_move_head(&wait_sets, &entry->lru);
@@ -269,22 +286,92 @@ pw_descriptor_wait_set(int client)
 
 	if (nwait_sets >= PwControl->wait_sets)
 		free_wait_set(dlist_container(PwDescriptor, lru, dlist_tail_node(&wait_sets)));
-
-	/* the same events at the same places as in pq_init() */
-	entry->set = pw_wait_event_set_new(FeBeWaitSetNEvents);
-	ReleaseExternalFD();
-	AddWaitEventToSet(entry->set, WL_SOCKET_READABLE,
-					  PwControl->fd_base + client, NULL, NULL);
-	AddWaitEventToSet(entry->set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
-	AddWaitEventToSet(entry->set, WL_POSTMASTER_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	build_wait_set(entry, PwControl->fd_base + client);
 	dlist_push_head(&wait_sets, &entry->lru);
 	nwait_sets++;
 	return entry->set;
 }
 
+/*
+ * The same events at the same places as in pq_init().
+ *
+ * The set's own descriptor should be the next one that the kernel gives out.  It
+ * is if our socket is in there.
+ */
+static void
+build_wait_set(PwDescriptor *entry, int fd)
+{
+	struct epoll_event nothing = {0};
+
+	entry->is_spare = false;
+	entry->epfd = next_descriptor();
+	entry->set = pw_wait_event_set_new(FeBeWaitSetNEvents);
+	ReleaseExternalFD();
+	AddWaitEventToSet(entry->set, WL_SOCKET_READABLE, fd, NULL, NULL);
+	AddWaitEventToSet(entry->set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(entry->set, WL_POSTMASTER_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	if (entry->epfd >= 0 && epoll_ctl(entry->epfd, EPOLL_CTL_MOD, fd, &nothing) == 0)
+		fill_in_socket(entry->set);
+	else
+		entry->epfd = -1;
+}
+
+static int
+next_descriptor(void)
+{
+	int			fd = fcntl(home_sock, F_DUPFD_CLOEXEC, 0);
+
+	if (fd >= 0)
+		close(fd);
+	return fd;
+}
+
+/*
+ * Take the socket out of a set.  False if the set must go.
+ */
+static bool
+put_aside(PwDescriptor *entry, int fd)
+{
+	if (entry->epfd < 0 || nspare_sets >= MAX_SPARE_SETS ||
+		epoll_ctl(entry->epfd, EPOLL_CTL_DEL, fd, NULL) < 0)
+		return false;
+	entry->is_spare = true;
+	nspare_sets++;
+	return true;
+}
+
+/*
+ * Put the socket that has the number now into a set.  False if that fails.
+ */
+static bool
+use_again(PwDescriptor *entry, int fd)
+{
+	struct epoll_event nothing = {0};
+
+	if (epoll_ctl(entry->epfd, EPOLL_CTL_ADD, fd, &nothing) < 0)
+		return false;
+	fill_in_socket(entry->set);
+	entry->is_spare = false;
+	nspare_sets--;
+	return true;
+}
+
+/*
+ * Have PostgreSQL tell epoll what it wants to know of the socket.  It does so if
+ * that is something else than before.  Whoever waits says for what.
+ */
+static void
+fill_in_socket(WaitEventSet *set)
+{
+	ModifyWaitEvent(set, FeBeWaitSetSocketPos, WL_SOCKET_READABLE, NULL);
+	ModifyWaitEvent(set, FeBeWaitSetSocketPos, WL_SOCKET_WRITEABLE, NULL);
+}
+
 static void
 free_wait_set(PwDescriptor *entry)
 {
+	if (entry->is_spare)
+		nspare_sets--;
 	dlist_delete(&entry->lru);
 	ReserveExternalFD();
 	FreeWaitEventSet(entry->set);
@@ -299,7 +386,7 @@ pw_descriptor_drop(int client)
 
 	if (!entry->held)
 		return;
-	if (entry->set != NULL)
+	if (entry->set != NULL && !put_aside(entry, PwControl->fd_base + client))
 		free_wait_set(entry);
 	close(PwControl->fd_base + client);
 	entry->held = false;

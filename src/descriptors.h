@@ -33,7 +33,7 @@ extern int	pw_descriptor_get(int client, uint32 generation);
 extern WaitEventSet *pw_descriptor_wait_set(int client);
 
 /*
- * Take in what the worker has sent without being asked.  False if the worker
+ * Take in a message that the worker has sent without being asked.  False if it
  * has closed our connection.
  */
 extern bool pw_descriptors_receive(void);
