@@ -116,6 +116,15 @@ pw_forget_transaction_timeout(void)
 #endif
 }
 
+/* That limit is for clients, and would end the process that serves all of them. */
+static inline void
+pw_without_transaction_timeout(void)
+{
+#if PG_VERSION_NUM >= 170000
+	SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+#endif
+}
+
 /*
  * PG17 has event triggers for logins, and remembers whether this database has
  * any.
@@ -330,13 +339,15 @@ pw_hba_matched(const HbaLine *rule)
 	 pg_database_aclcheck(objectid, roleid, mode))
 #endif
 
+/* PG16 finds settings through a hash table; before that, in a sorted array. */
+#define PW_GUC_IS_ARRAY (PG_VERSION_NUM < 160000)
+
 /*
  * Make a setting unknown to guc.c under its name, and known again.  "mark" is
  * a character that no name has; it then is the last one of setting->name.
  *
- * PG16 finds settings through a hash table, whose key is that very string: so
- * we write into it, and it is no longer equal to what it was entered as.
- * Before that, there is a sorted array of the settings themselves: the name is
+ * The key of PG16's hash table is that very string: so we write into it, and it
+ * is no longer equal to what it was entered as.  In the array, the name is
  * replaced by one that sorts right behind it.
  */
 static inline void

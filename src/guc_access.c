@@ -45,7 +45,8 @@ static List *hidden = NIL;
 
 static int	compare_to_setting(const void *name, const void *setting);
 static bool is_hidden(const struct config_generic *setting);
-static struct config_generic *find_hidden(const char *name);
+static PwHidden *find_hidden(const char *name);
+static struct config_generic *first_hidden(const char *name);
 
 int
 pw_guc_compare_names(const char *a, const char *b)
@@ -163,30 +164,41 @@ pw_placeholder_hide(struct config_generic *setting)
 void
 pw_placeholder_show(const char *name)
 {
-	struct config_generic *setting = find_hidden(name);
+	PwHidden   *entry = find_hidden(name);
+
+	if (entry == NULL)
+		return;
+	pw_guc_unhide(entry->setting, entry->original, entry->name);
+	entry->setting->flags |= GUC_CUSTOM_PLACEHOLDER;
+	hidden = list_delete_ptr(hidden, entry);
+	pfree(entry->name);
+	pfree(entry);
+}
+
+/*
+ * One of the hidden ones of this name.  If guc.c keeps all settings in an array
+ * it must be the first in there: another would end up behind a name with a mark,
+ * where guc.c does not find it.
+ */
+static PwHidden *
+find_hidden(const char *name)
+{
+	struct config_generic *first = PW_GUC_IS_ARRAY ? first_hidden(name) : NULL;
 	ListCell   *cell;
 
 	foreach(cell, hidden)
 	{
 		PwHidden   *entry = (PwHidden *) lfirst(cell);
 
-		if (entry->setting != setting)
-			continue;
-		pw_guc_unhide(entry->setting, entry->original, entry->name);
-		entry->setting->flags |= GUC_CUSTOM_PLACEHOLDER;
-		hidden = foreach_delete_current(hidden, cell);
-		pfree(entry->name);
-		pfree(entry);
-		return;
+		if (PW_GUC_IS_ARRAY ? entry->setting == first :
+			pw_guc_compare_names(entry->name, name) == 0)
+			return entry;
 	}
+	return NULL;
 }
 
-/*
- * Of the hidden ones of this name, the first in guc.c's array.  Another would
- * end up behind a name with a mark, where guc.c does not find it.
- */
 static struct config_generic *
-find_hidden(const char *name)
+first_hidden(const char *name)
 {
 	int			low = 0;
 	int			high;

@@ -128,6 +128,7 @@ worker_connect(void)
 						pw_database),
 				 errhint("Set \"pool_worker.database\" to a database that exists, and restart the server.")));
 	PwControl->worker_connecting = true;
+	pw_without_transaction_timeout();
 	pw_pool_settings_shield(true);
 	BackgroundWorkerInitializeConnection(pw_database[0] && !failed_before ? pw_database : NULL,
 										 NULL, BGWORKER_BYPASS_ALLOWCONN);

@@ -165,6 +165,32 @@ note 'replaced before it retires';
 	$client->terminate;
 }
 
+note
+  'placeholders that come and go with their clients do not wear a slot out';
+{
+	$node->set('pool_worker.pool_size' => '1');
+	$node->soon('SELECT count(*) <= 1 FROM pool_slots()', 't', 'one slot');
+	my @clients = map { $node->client(user => 'alice') } 1 .. 2;
+	my $wrong   = 0;
+
+	$clients[$_]->val("SET my.own = '$_'") foreach 0, 1;
+	my $pid = $clients[0]->val('SELECT pg_backend_pid()');
+	# such a name is hidden when a client without it comes
+	push @clients, $node->client(user => 'alice');
+	foreach my $n (1 .. 4000)
+	{
+		$wrong++
+		  if $clients[2]
+		  ->val(q{SELECT current_setting('my.own', true) IS NULL}) ne 't';
+		$wrong++ if $clients[ $n % 2 ]->val('SHOW my.own') ne ($n % 2);
+	}
+	is($wrong, 0, 'each client has its own, or none');
+	is($clients[0]->val('SELECT pg_backend_pid()'),
+		$pid, 'and the slot is the same');
+	$_->terminate foreach @clients;
+	$node->set('pool_worker.pool_size' => undef);
+}
+
 note 'a slot that is pinned is not taken away';
 {
 	my $client = $node->client(user => 'alice');

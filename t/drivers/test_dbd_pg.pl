@@ -433,7 +433,7 @@ sub interleaved
 		$_->{prepared}->execute(1) foreach @clients;
 		foreach my $client (@clients)
 		{
-			$client->{dbh}->pg_result;
+			$client->{prepared}->pg_result;
 			my ($row) = @{ $client->{prepared}->fetchall_arrayref };
 			push @{ $client->{backends} }, pop @$row;
 			push @{ $client->{found} },    $row;
