@@ -62,6 +62,7 @@ static bool has_answered(int slot);
 static void check_health(int slot, PwPool *pool);
 static void give_up(int slot, PwPool *pool);
 static void replace_due(PwPool *pool);
+static bool retire_due(PwPool *pool);
 static int	find_due(PwPool *pool);
 static int	count_due(PwPool *pool);
 static bool is_missed(PwPool *pool);
@@ -123,13 +124,10 @@ pw_slot_life_recycle(PwPool *pool)
 void
 pw_slot_life_opened(PwPool *pool)
 {
-	int			slot = find_due(pool);
-
 	if (pool->replacing == 0)
 		return;
 	pool->replacing--;
-	if (slot != PW_NONE)
-		pw_pool_retire(slot);
+	(void) retire_due(pool);
 	replace_due(pool);
 }
 
@@ -268,13 +266,32 @@ replace_due(PwPool *pool)
 {
 	int			due = count_due(pool);
 
+	/* one that failed may have left the count to a slot that replaces none */
+	pool->replacing = Min(pool->replacing, pool->shared->opening);
+
 	for (; due > pool->replacing && !is_missed(pool); due--)
-		pw_pool_retire(find_due(pool));
+		if (!retire_due(pool))
+			return;
 
 	while (pool->replacing < Min(due, pw_max_opening) && pw_pool_open_another(pool))
 		pool->replacing++;
 	if (due > 0 && pool->replacing == 0 && pool->wants_slot && !pw_pool_has_room())
-		pw_pool_retire(find_due(pool));
+		(void) retire_due(pool);
+}
+
+/*
+ * Tell one that is due to end.  False if there is none: slots end by themselves,
+ * so whoever has been counted may be gone.
+ */
+static bool
+retire_due(PwPool *pool)
+{
+	int			slot = find_due(pool);
+
+	if (slot == PW_NONE)
+		return false;
+	pw_pool_retire(slot);
+	return true;
 }
 
 /* A slot that is due and has not been told so, idle if there is one. */
