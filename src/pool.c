@@ -985,7 +985,11 @@ pw_pool_take_away_client(int slot)
 	PwSlots[slot].alive = false;
 	LWLockRelease(&PwSlots[slot].lock);
 	if (client != PW_NONE)
+	{
+		/* what it has waited for before is over: it has had that slot */
+		PwClients[client].parked_at = PwClients[client].state_since = pw_loop_now();
 		requeue(client, pg_atomic_read_u64(&PwClients[client].word));
+	}
 	return true;
 }
 

@@ -277,5 +277,42 @@ note 'health checks';
 		'pool_worker.health_check_timeout'  => undef);
 }
 
+note 'a wait that is over';
+{
+	$node->restart;
+	$node->set('pool_worker.pool_size' => 1);
+	my $hog    = $node->client(user => 'alice');
+	my $client = $node->client(user => 'alice', application_name => 'me');
+	my $stopped;
+
+	# not the first transaction, after which it would be parked
+	$client->val('SELECT 1') foreach 1 .. 3;
+	$hog->val('BEGIN');
+	$client->send(query('SELECT 1'));
+	$node->soon(status('waiting', 'alice'), 1, 'a client waits');
+	$hog->val('COMMIT');
+	$client->answer;
+	my $answered_at = $node->value('SELECT clock_timestamp()');
+
+	$stopped = only_slot();
+	kill 'STOP', $stopped;
+	$node->set(
+		'pool_worker.health_check_interval' => '200ms',
+		'pool_worker.health_check_timeout'  => '1s');
+	$node->soon(status('unanswered', 'alice'), 1, 'and loses its slot');
+	$client->val('SELECT 2');
+	$node->soon(
+		qq{SELECT last_wait / 1000 < extract(epoch FROM
+			clock_timestamp() - '$answered_at')
+		   FROM pool_clients() WHERE application = 'me'},
+		't', 'has not been waiting all the time since then');
+	kill 'CONT', $stopped;
+	$_->terminate foreach $client, $hog;
+	$node->set(
+		'pool_worker.pool_size'             => undef,
+		'pool_worker.health_check_interval' => undef,
+		'pool_worker.health_check_timeout'  => undef);
+}
+
 $node->stop;
 done_testing();
