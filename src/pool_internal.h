@@ -89,6 +89,7 @@ extern void pw_pool_drop_unused(void);
 extern bool pw_pool_can_grow(PwPool *pool);
 extern int	pw_pool_slot_limit(PwPool *pool);
 extern int	pw_pool_usable_slots(PwPool *pool);
+extern bool pw_pool_slot_is_kept(PwPool *pool, int slot);
 extern bool pw_pool_open_another(PwPool *pool);
 extern bool pw_pool_has_room(void);
 extern void pw_pool_open_succeeded(PwPool *pool, bool reserve);

@@ -52,6 +52,7 @@ static void tick(void *arg);
 static void check_pool(PwPool *pool);
 static int	wanted_slots(PwPool *pool);
 static void set_alarm(PwPool *pool);
+static int	count_ending(PwPool *pool, bool kept);
 static int	coming_slots(PwPool *pool);
 static int	total_opening(void);
 static bool is_surplus(const PwShmSlot *slot);
@@ -319,9 +320,19 @@ pw_pool_open_another(PwPool *pool)
 	return pool->shared->opening > before;
 }
 
-/* Slots that are open and go on serving, without the reserve. */
+/*
+ * Slots that are open and go on serving, without the reserve.  Those that are to
+ * end do not count, unless a client keeps them for as long as it likes.
+ */
 int
 pw_pool_usable_slots(PwPool *pool)
+{
+	return Max(pool->shared->slots - pw_reserve_slots(pool) - count_ending(pool, false), 0);
+}
+
+/* Slots that are to end, and that a client keeps, or does not. */
+static int
+count_ending(PwPool *pool, bool kept)
 {
 	int			index = pool->shared - PwPools;
 	int			ending = 0;
@@ -330,9 +341,19 @@ pw_pool_usable_slots(PwPool *pool)
 		if (PwSlots[i].pool == index &&
 			PwSlots[i].worker_generation == PwControl->worker_generation &&
 			pg_atomic_read_u32(&PwSlots[i].activity) != PW_SLOT_OPENING &&
-			!PwSlots[i].reserve && pw_slot_is_ending(&PwSlots[i], pool->shared))
+			!PwSlots[i].reserve && pw_slot_is_ending(&PwSlots[i], pool->shared) &&
+			pw_pool_slot_is_kept(pool, i) == kept)
 			ending++;
-	return Max(pool->shared->slots - pw_reserve_slots(pool) - ending, 0);
+	return ending;
+}
+
+/* Does a client keep this slot beyond its transaction? */
+bool
+pw_pool_slot_is_kept(PwPool *pool, int slot)
+{
+	return PwSlots[slot].session_pin != PW_PIN_NONE ||
+		(pool->shared->settings.pool_mode == PW_MODE_SESSION &&
+		 PwSlots[slot].client != PW_NONE);
 }
 
 /*
@@ -538,7 +559,8 @@ static void
 retire_surplus(PwPool *pool)
 {
 	int			index = pool->shared - PwPools;
-	int			over = pw_pool_usable_slots(pool) - pool->replacing - pw_pool_slot_limit(pool);
+	int			over = pw_pool_usable_slots(pool) - pool->replacing -
+		count_ending(pool, true) - pw_pool_slot_limit(pool);
 
 	for (int i = 0; i < PwControl->max_slots && over > 0; i++)
 	{

@@ -18,6 +18,10 @@
  * slots than before.  If there is no room for one more, the old one has to go
  * first.  If nobody would miss it, it goes without being replaced.
  *
+ * A slot that a client keeps, maybe for hours, is told at once, and takes up its
+ * place until that ends; else a pool would have two slots for each such client,
+ * and after the next lifetime three.
+ *
  * Asking
  * ------
  *
@@ -62,7 +66,9 @@ static bool has_answered(int slot);
 static void check_health(int slot, PwPool *pool);
 static void give_up(int slot, PwPool *pool);
 static void replace_due(PwPool *pool);
+static void retire_kept(PwPool *pool);
 static bool retire_due(PwPool *pool);
+static bool is_due(int slot, PwPool *pool);
 static int	find_due(PwPool *pool);
 static int	count_due(PwPool *pool);
 static bool is_missed(PwPool *pool);
@@ -266,6 +272,8 @@ replace_due(PwPool *pool)
 {
 	int			due = count_due(pool);
 
+	retire_kept(pool);
+
 	/* one that failed may have left the count to a slot that replaces none */
 	pool->replacing = Min(pool->replacing, pool->shared->opening);
 
@@ -277,6 +285,16 @@ replace_due(PwPool *pool)
 		pool->replacing++;
 	if (due > 0 && pool->replacing == 0 && pool->wants_slot && !pw_pool_has_room())
 		(void) retire_due(pool);
+}
+
+/* Those that clients keep end when they do not any more. */
+static void
+retire_kept(PwPool *pool)
+{
+	for (int i = 0; i < PwControl->max_slots; i++)
+		if (is_open(i, pool) && PwSlots[i].retire_reason != PW_RETIRE_NONE &&
+			pw_pool_slot_is_kept(pool, i))
+			pw_pool_retire(i);
 }
 
 /*
@@ -294,7 +312,15 @@ retire_due(PwPool *pool)
 	return true;
 }
 
-/* A slot that is due and has not been told so, idle if there is one. */
+/* Is a slot to be replaced now, and has not been told so? */
+static bool
+is_due(int slot, PwPool *pool)
+{
+	return is_open(slot, pool) && PwSlots[slot].retire_reason != PW_RETIRE_NONE &&
+		!pw_pool_slot_is_kept(pool, slot);
+}
+
+/* A slot that is due, idle if there is one. */
 static int
 find_due(PwPool *pool)
 {
@@ -302,7 +328,7 @@ find_due(PwPool *pool)
 
 	for (int i = 0; i < PwControl->max_slots; i++)
 	{
-		if (!is_open(i, pool) || PwSlots[i].retire_reason == PW_RETIRE_NONE)
+		if (!is_due(i, pool))
 			continue;
 		found = i;
 		if (pg_atomic_read_u32(&PwSlots[i].activity) == PW_SLOT_IDLE)
@@ -317,7 +343,7 @@ count_due(PwPool *pool)
 	int			n = 0;
 
 	for (int i = 0; i < PwControl->max_slots; i++)
-		if (is_open(i, pool) && PwSlots[i].retire_reason != PW_RETIRE_NONE)
+		if (is_due(i, pool))
 			n++;
 	return n;
 }

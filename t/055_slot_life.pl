@@ -209,6 +209,50 @@ note 'a slot that is pinned is not taken away';
 	$client->terminate;
 }
 
+note 'slots that clients keep are not replaced beside them';
+foreach my $mode (qw(session transaction))
+{
+	$node->restart;
+	$node->wait_for_pool;
+	$node->set(
+		'pool_worker.pool_mode'  => $mode,
+		'pool_worker.max_pinned' => 0,
+		'pool_worker.slot_max_transactions' => 1);
+	my @keepers = map { $node->client(user => 'alice') } 1 .. 2;
+	my $other   = $node->raw('pool');
+
+	# a client of the pool is on either slot, and each is due
+	foreach my $keeper (@keepers)
+	{
+		$keeper->val('BEGIN');
+		$keeper->val('CREATE TEMP TABLE mine AS SELECT 42 AS n');
+	}
+	$_->val('COMMIT') foreach @keepers;
+	$node->soon(
+		q{SELECT count(*) FROM pool_slots()
+		  WHERE role = 'alice' AND retiring = 'slot_max_transactions'},
+		2, "$mode: both are due");
+	$other->send_startup(user => 'alice', database => 'postgres');
+	$node->soon(status('waiting', 'alice'), 1, "$mode: somebody waits");
+	$node->set('pool_worker.queue_timeout' => '3s');
+	$node->soon(status('turned_away, slots', 'alice'),
+		'1|2', "$mode: there is no third slot");
+	$node->set('pool_worker.queue_timeout' => undef);
+	is($_->val('SELECT n FROM mine'), '42', "$mode: nobody has lost his")
+	  foreach @keepers;
+	$_->terminate foreach @keepers;
+	is($node->client(user => 'alice')->val('SELECT 1'),
+		'1', "$mode: when they have left there are others");
+	$node->soon(
+		q{SELECT count(*) FROM pool_slots()
+		  WHERE role = 'alice' AND transactions > 1},
+		0, "$mode: the old ones are gone");
+	$node->set(
+		'pool_worker.pool_mode'             => undef,
+		'pool_worker.max_pinned'            => undef,
+		'pool_worker.slot_max_transactions' => undef);
+}
+
 note 'under load';
 {
 	my $before = $node->value(status('transactions', 'alice'));
