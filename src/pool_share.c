@@ -20,7 +20,9 @@
  * the pool is asked to yield: the first of its slots that comes to the end of a
  * transaction and is not pinned ends (must_yield() in slot_wait.c).  So it does
  * not matter how long some of its transactions are.  A pool without any slot may
- * have one that is idle right now wherever it finds it.
+ * have one that is idle right now wherever it finds it.  And if there are more
+ * pools than slots, one that has waited for a moment without any gets one even
+ * where there is none to spare: so they take turns.
  *
  * Room goes to those who have less than their share first; of these, and of the
  * others, to high priority first.  So priority says who is served sooner, and
@@ -59,7 +61,9 @@ static bool retire_idle_of_others(PwPool *needy, bool urgent);
 static bool is_better_victim(PwPool *pool, PwPool *other);
 static int	claim_idle(PwPool *pool);
 static void ask_to_yield(PwPool *needy);
+static bool has_waited(PwPool *pool);
 static bool can_yield(PwPool *pool);
+static TimestampTz oldest_slot(PwPool *pool);
 
 /*
  * Find out to how many slots each pool is entitled.
@@ -348,11 +352,14 @@ claim_idle(PwPool *pool)
 
 /*
  * No slot is idle: the pool that is most above its share is to give one up as
- * soon as it can.  It is not asked for more than it has too many.
+ * soon as it can; if several are, the one that has had its own for longest.  It
+ * is not asked for more than it has too many.
  */
 static void
 ask_to_yield(PwPool *needy)
 {
+	/* who has no slot at all, for long, takes turns with the others */
+	int			spared = slots_of(needy) == 0 && has_waited(needy) ? 1 : 0;
 	PwPool	   *victim = NULL;
 
 	for (int i = 0; i < PwControl->max_pools; i++)
@@ -360,14 +367,36 @@ ask_to_yield(PwPool *needy)
 		PwPool	   *pool = &PwLocalPools[i];
 
 		if (!pool->shared->in_use || pool == needy ||
-			surplus(pool) <= (int) pg_atomic_read_u32(&pool->shared->yield) ||
+			slots_of(pool) <= pool->min_slots ||
+			surplus(pool) + spared <= (int) pg_atomic_read_u32(&pool->shared->yield) ||
 			!can_yield(pool))
 			continue;
-		if (victim == NULL || surplus(pool) > surplus(victim))
+		if (victim == NULL || surplus(pool) > surplus(victim) ||
+			(surplus(pool) == surplus(victim) && oldest_slot(pool) < oldest_slot(victim)))
 			victim = pool;
 	}
 	if (victim != NULL)
 		pg_atomic_fetch_add_u32(&victim->shared->yield, 1);
+}
+
+/* Has somebody waited for so long that the slots of others are not recent? */
+static bool
+has_waited(PwPool *pool)
+{
+	return TimestampDifferenceExceeds(waiting_since(pool), pw_loop_now(), RECENT_MS);
+}
+
+/* When was the oldest slot of the pool opened? */
+static TimestampTz
+oldest_slot(PwPool *pool)
+{
+	int			index = pool->shared - PwPools;
+	TimestampTz oldest = DT_NOEND;
+
+	for (int i = 0; i < PwControl->max_slots; i++)
+		if (PwSlots[i].pool == index)
+			oldest = Min(oldest, PwSlots[i].opened_at);
+	return oldest;
 }
 
 /* Does it have slots that come free when a transaction ends? */

@@ -288,5 +288,33 @@ foreach my $priority ('normal', 'high')
 	start_anew();
 }
 
+note 'more pools than slots';
+{
+	$node->value("ALTER ROLE carol RESET pool_worker.priority");
+	$node->append_conf('postgresql.conf', 'pool_worker.max_slots = 2');
+	$node->restart;
+	$node->wait_for_pool;
+	my @busy  = (clients('alice', 2), clients('bob', 2));
+	my @carol = knockers('carol', 2);
+
+	# nobody ever rests, so no slot is idle at any time
+	busy_until(
+		sub {
+			return $node->value(
+				q{SELECT opened > 0 FROM pool_status() WHERE role = 'carol'}) eq
+			  't';
+		},
+		@busy);
+	ok($_->finish_startup, 'carol is let in') foreach @carol;
+	busy_until(
+		sub {
+			return $node->value(
+				q{SELECT min(opened) > 2 FROM pool_status() WHERE clients > 0})
+			  eq 't';
+		},
+		@busy, @carol);
+	all_leave(@busy, @carol);
+}
+
 $node->stop;
 done_testing();
