@@ -98,6 +98,8 @@ static bool client_send(int client);
 static void finish_admission(int client);
 static void make_cancel_key(uint8 *key);
 static void end_admission(PwClient *local);
+static bool may_close(uint64 word);
+static bool refuse(int client, uint64 word, const PwReport *report);
 static bool try_close(int client, uint64 word);
 static void free_entry(int client, bool was_shut_down);
 static void free_session(PwShmClient *shared);
@@ -673,19 +675,7 @@ pw_client_close(int client)
 {
 	uint64		word = pg_atomic_read_u64(&PwClients[client].word);
 
-	switch (PW_WORD_STATE(word))
-	{
-		case PW_CLIENT_ADMITTING:
-		case PW_CLIENT_HELD:
-		case PW_CLIENT_LEAVING:
-		case PW_CLIENT_PARKED:
-			return try_close(client, word);
-		case PW_CLIENT_FREE:
-		case PW_CLIENT_ATTACHED:
-		case PW_CLIENT_CLOSING:
-			break;
-	}
-	return false;
+	return may_close(word) && try_close(client, word);
 }
 
 bool
@@ -711,11 +701,26 @@ pw_client_refuse(int client, const PwReport *report)
 {
 	uint64		word = pg_atomic_read_u64(&PwClients[client].word);
 
-	if (PW_WORD_STATE(word) != PW_CLIENT_ADMITTING &&
-		PW_WORD_STATE(word) != PW_CLIENT_PARKED &&
-		PW_WORD_STATE(word) != PW_CLIENT_HELD &&
-		PW_WORD_STATE(word) != PW_CLIENT_LEAVING)
-		return false;
+	return may_close(word) && refuse(client, word, report);
+}
+
+/*
+ * Is it a client that we may close as soon as we like?  One that is LEAVING is on
+ * the list of leavers: if its entry was used again before we have taken that, it
+ * could get onto the list once more, which would have no end then.
+ */
+static bool
+may_close(uint64 word)
+{
+	PwClientState state = PW_WORD_STATE(word);
+
+	return state == PW_CLIENT_ADMITTING || state == PW_CLIENT_PARKED ||
+		state == PW_CLIENT_HELD;
+}
+
+static bool
+refuse(int client, uint64 word, const PwReport *report)
+{
 	if (!pw_client_move(&PwClients[client], word, PW_CLIENT_CLOSING, PW_NONE))
 		return false;
 	send_farewell(client, report);
@@ -812,10 +817,15 @@ pw_client_close_all(void)
 	PwReport	report = {.sqlstate = ERRCODE_ADMIN_SHUTDOWN,
 	.message = "terminating connection due to administrator command"};
 
+	/* nobody is let in any more, so leavers need not wait for their turn */
 	for (int i = 0; i < PwControl->max_clients; i++)
+	{
+		uint64		word = pg_atomic_read_u64(&PwClients[i].word);
+
 		if (clients[i].has_fd &&
-			!pw_client_refuse(i, &report))
-			(void) pw_client_close(i);
+			(may_close(word) || PW_WORD_STATE(word) == PW_CLIENT_LEAVING))
+			(void) refuse(i, word, &report);
+	}
 }
 
 /*
