@@ -170,8 +170,9 @@ run_watch(PwWatch *watch, uint32 reported)
 }
 
 /*
- * Run the timers that are due.  One that is armed again for a time that has
- * passed waits for the next turn, because "now" stands still during a turn.
+ * Run the timers that are due.  One that is armed in a turn for a time that has
+ * passed waits for the next turn, so that others come first: "now" stands still
+ * during a turn, and pw_timer_arm() makes it later than that.
  */
 static void
 run_timers(void)
@@ -312,7 +313,8 @@ void
 pw_timer_arm(PwTimer *timer, TimestampTz at, PwFn fn, PwFn failed, void *arg)
 {
 	pw_timer_disarm(timer);
-	timer->expires_at = at;
+	timer->expires_at = Max(at, now + 1);	/* not in this turn: see
+											 * run_timers() */
 	timer->fn = fn;
 	timer->failed = failed;
 	timer->arg = arg;
