@@ -33,7 +33,7 @@
 #define LOOK_AGAIN_MS 100
 
 static bool lock_file_says(const char *status);
-static const char *find_line(const char *text, int number);
+static const char *find_line(const char *content, int number);
 
 bool
 pw_server_is_stopping(void)
@@ -59,31 +59,30 @@ pw_server_is_stopping(void)
 static bool
 lock_file_says(const char *status)
 {
-	char text[	2 * MAXPGPATH];
+	char		content[2 * MAXPGPATH];
 	int			fd = BasicOpenFile(LOCK_FILE, O_RDONLY | PG_BINARY);
 	ssize_t		len;
 	const char *line;
 
 	if (fd < 0)
 		return false;
-	len = read(fd, text, sizeof(text) - 1);
+	len = read(fd, content, sizeof(content) - 1);
 	close(fd);
-	text[		Max(len, 0)] = '\0';
+	content[Max(len, 0)] = '\0';
 
-	line = find_line(text, LOCK_FILE_LINE_PM_STATUS);
+	line = find_line(content, LOCK_FILE_LINE_PM_STATUS);
 	return line != NULL && strncmp(line, status, strlen(status)) == 0;
 }
 
 /* NULL if there are not so many. */
 static const char *
-find_line(const char *text, int number)
+find_line(const char *content, int number)
 {
-	while (text !=NULL && --number > 0)
+	while (content != NULL && --number > 0)
 	{
-		text = strchr(text, '\n');
-
-		if (text !=NULL)
-			text	  ++;
+		content = strchr(content, '\n');
+		if (content != NULL)
+			content++;
 	}
-	return text;
+	return content;
 }
