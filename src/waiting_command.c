@@ -19,6 +19,8 @@
 
 #include <sys/socket.h>
 
+#include "utils/timestamp.h"
+
 #include "client.h"
 #include "protocol.h"
 #include "shared_state.h"
@@ -110,6 +112,7 @@ answer(int client, size_t size, char *buffer)
 	if (told)
 	{
 		PwClients[client].ready_since = 0;
+		PwClients[client].idle_since = GetCurrentTimestamp();
 		pw_client_send_or_close(client, out.data, out.len);
 	}
 	pfree(out.data);
