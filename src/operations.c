@@ -68,6 +68,7 @@ static void set_service(PwPool *pool, PwService service);
 static bool is_selected(const PwRequest *request, const PwPool *pool);
 static void log_request(const PwRequest *request, const char *what, int npools);
 static PwAnswer disconnect_client(const PwRequest *request);
+static void condemn(uint64 id);
 static PwAnswer cancel_client(const PwRequest *request);
 static void log_client(const PwRequest *request, const char *what, int client);
 static int	find_client(uint64 id);
@@ -301,12 +302,27 @@ disconnect_client(const PwRequest *request)
 	if (client == PW_NONE)
 		return PW_ANSWER_NOBODY;
 	log_client(request, "disconnected", client);
-	if (!send_away(client, true) && ncondemned < PwControl->max_clients)
+	if (!send_away(client, true))
 	{
-		condemned[ncondemned++] = request->client;
+		condemn(request->client);
 		chase_soon(CHASE_MS);
 	}
 	return PW_ANSWER_DONE;
+}
+
+/*
+ * There is room for all who are connected; who has left meanwhile is forgotten
+ * by the next look.
+ */
+static void
+condemn(uint64 id)
+{
+	for (int i = 0; i < ncondemned; i++)
+		if (condemned[i] == id)
+			return;
+	if (ncondemned == PwControl->max_clients)
+		(void) chase_condemned();
+	condemned[ncondemned++] = id;
 }
 
 /* Cancel the statement of a client, running or waiting, if there is one. */
