@@ -59,7 +59,8 @@ sub told
 		$wire->send(ref $step ? $$step : PoolWorker::Wire::msg_query($step));
 		my $answer = $wire->answer;
 		my @words  = map {
-			map { $_ // 'NULL' } @{$_}
+			map { $_ // 'NULL' }
+			  @{$_}
 		} @{ $answer->{rows} };
 
 		push @words, $answer->{error}{M} if $answer->{error};
