@@ -207,6 +207,11 @@ note 'the worker gives them their slot first';
 	my $high   = connected('h1',     'vip');
 	my $holder = connected('holder', 'plain');
 
+	$node->value('SELECT pool_pause()');
+	ask_and_wait(@normal, $high);
+	$node->value('SELECT pool_resume()');
+	served_in_order([ 'h1 n1 n2', 'one that sleeps' ], @normal, $high);
+
 	take_slot($holder);
 	ask_and_wait(@normal, $high);
 	$node->value(
