@@ -287,7 +287,8 @@ SKIP:
 	my $from = $node->log_end;
 
 	$node->value(q{CREATE ROLE dave LOGIN PASSWORD 'right'});
-	$node->hba('host all all 127.0.0.1/32 scram-sha-256');
+	$node->hba('local all all trust',
+		'host all all 127.0.0.1/32 scram-sha-256');
 	$node->client(
 		user     => 'dave',
 		password => 'right',

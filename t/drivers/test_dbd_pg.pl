@@ -433,7 +433,9 @@ sub interleaved
 		$_->{prepared}->execute(1) foreach @clients;
 		foreach my $client (@clients)
 		{
-			$client->{prepared}->pg_result;
+			# since DBD::Pg 3.21 there are two answers to the first execution
+			select(undef, undef, undef, 0.001) until $client->{dbh}->pg_ready;
+			$client->{dbh}->pg_result;
 			my ($row) = @{ $client->{prepared}->fetchall_arrayref };
 			push @{ $client->{backends} }, pop @$row;
 			push @{ $client->{found} },    $row;
