@@ -285,9 +285,11 @@ sub note_wait
 sub lost
 {
 	my ($self, $client, $answer) = @_;
+	my ($next) = @{ $client->{pending} };
 	my $why =
 		$answer->{error} ? $answer->{error}{C}
 	  : length $answer->{types} || length $client->{wire}{in} ? 'in an answer'
+	  : $next && $next->{login}                               ? 'at the door'
 	  :   'without a word';
 
 	$self->{lost}{ $client->{role} }{$why}++;

@@ -100,6 +100,9 @@ sub start
 	foreach my $role (@{ $self->{roles} })
 	{
 		my @may = (@losses, $role eq $self->{roles}[-1] ? @more_losses : ());
+
+		# nobody had accepted its connection when the worker ended
+		push @may, 'at the door' if $self->{end_worker};
 		$crowd->{may_lose}{$role} = { map { $_ => 1 } @may };
 	}
 	$crowd->watch($self->{wire}, $self);
@@ -169,7 +172,14 @@ sub readable
 	while (my $answer = $self->{wire}->next_answer)
 	{
 		my $asked = $self->{queue}[0];
-		my $text  = eval { PoolWorker::Wire::text($answer) };
+
+		if (   $answer->{error}
+			&& $answer->{error}{M} eq 'the pool worker is not running')
+		{
+			$self->{crowd}->after(0.1, sub { $self->send_next });
+			next;
+		}
+		my $text = eval { PoolWorker::Wire::text($answer) };
 
 		die "$asked->{sql}: $@" unless defined $text;
 		$asked->{then}->($text) if $asked->{then};
