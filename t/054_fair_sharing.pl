@@ -138,17 +138,23 @@ sub all_leave
 }
 
 # Close all slots, so that the next one begins as if for the first time.  A role
-# that is as it was before when the worker looks has not changed.
+# that is as it was before when the worker looks has not changed; and once more
+# if a slot was just being opened.
 sub start_anew
 {
-	my $work_mem = 4096 + ++$serial;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	ok( $node->until(
+			sub {
+				my $work_mem = 4096 + ++$serial;
 
-	foreach my $role (qw(alice bob carol))
-	{
-		$node->value("ALTER ROLE $role RESET ALL");
-		$node->value("ALTER ROLE $role SET work_mem = $work_mem");
-	}
-	become('', 'no slot is open');
+				foreach my $role (qw(alice bob carol))
+				{
+					$node->value("ALTER ROLE $role RESET ALL");
+					$node->value("ALTER ROLE $role SET work_mem = $work_mem");
+				}
+				return slots() eq '';
+			}),
+		'no slot is open');
 	return;
 }
 
@@ -301,18 +307,19 @@ note 'more pools than slots';
 	busy_until(
 		sub {
 			return $node->value(
-				q{SELECT opened > 0 FROM pool_status() WHERE role = 'carol'}) eq
-			  't';
+				q{SELECT opened > 0 FROM pool_status() WHERE role = 'carol'})
+			  eq 't';
 		},
 		@busy);
 	ok($_->finish_startup, 'carol is let in') foreach @carol;
 	busy_until(
 		sub {
 			return $node->value(
-				q{SELECT min(opened) > 2 FROM pool_status() WHERE clients > 0})
-			  eq 't';
+				q{SELECT min(opened) > 2 FROM pool_status() WHERE clients > 0}
+			) eq 't';
 		},
-		@busy, @carol);
+		@busy,
+		@carol);
 	all_leave(@busy, @carol);
 }
 
