@@ -37,7 +37,8 @@ typedef struct PwReserveUse
 static bool is_wanted(PwPool *pool);
 static void count_use(PwPool *pool, PwReserveUse *use);
 static bool is_in_use(const PwShmSlot *slot);
-static void retire_unneeded(PwPool *pool, bool passed);
+static void retire_idle(PwPool *pool, bool passed);
+static void retire_surplus(PwPool *pool);
 
 /*
  * How many slots of the reserve there are, open or opening.
@@ -104,7 +105,8 @@ pw_reserve_look(PwPool *pool)
 	if (pool->shared->settings.reserve_pool_size == 0 && pw_reserve_slots(pool) == 0)
 		return;
 	count_use(pool, &use);
-	retire_unneeded(pool, use.counted >= use.threshold);
+	retire_surplus(pool);
+	retire_idle(pool, use.counted >= use.threshold);
 	if (use.counted >= use.threshold && pw_reserve_can_grow(pool) != 0)
 		pw_pool_open_slot(pool, false, true);
 }
@@ -163,26 +165,45 @@ is_in_use(const PwShmSlot *slot)
 }
 
 /*
- * Close the slots that are too many, and unless the threshold is passed those
- * that have been idle for too long.
+ * Unless the threshold is passed, close those that have been idle for too long.
  */
 static void
-retire_unneeded(PwPool *pool, bool passed)
+retire_idle(PwPool *pool, bool passed)
 {
-	const PwPoolSettings *settings = &pool->shared->settings;
-	int			over = pw_reserve_slots(pool) - settings->reserve_pool_size;
+	int			timeout = pool->shared->settings.slot_idle_timeout;
 	int			slot;
 
-	while ((slot = pw_pool_claim_idle(pool, true)) != PW_NONE)
+	while (!passed && timeout > 0 && (slot = pw_pool_claim_idle(pool, true)) != PW_NONE)
 	{
-		if (over-- <= 0 &&
-			(passed || settings->slot_idle_timeout == 0 ||
-			 !TimestampDifferenceExceeds(PwSlots[slot].state_since, pw_loop_now(),
-										 settings->slot_idle_timeout * 1000)))
+		if (!TimestampDifferenceExceeds(PwSlots[slot].state_since, pw_loop_now(),
+										timeout * 1000))
 		{
 			pw_pool_release(slot);
 			return;
 		}
 		pw_pool_hand_over(slot, PW_NONE);
+	}
+}
+
+/*
+ * Close the slots that are too many, when their transactions end: they may have
+ * so much to do that they are never idle.
+ */
+static void
+retire_surplus(PwPool *pool)
+{
+	int			index = pool->shared - PwPools;
+	int			allowed = pool->shared->settings.reserve_pool_size;
+
+	for (int i = 0; i < PwControl->max_slots; i++)
+	{
+		uint32		activity = pg_atomic_read_u32(&PwSlots[i].activity);
+
+		if (PwSlots[i].pool != index || !PwSlots[i].reserve || PwSlots[i].leaving ||
+			PwSlots[i].worker_generation != PwControl->worker_generation ||
+			activity == PW_SLOT_OPENING || activity == PW_SLOT_GONE || allowed-- > 0)
+			continue;
+		PwSlots[i].retire_reason = PW_RETIRE_SURPLUS;
+		pw_pool_retire(i);
 	}
 }

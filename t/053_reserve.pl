@@ -8,7 +8,9 @@ use strict;
 use warnings FATAL => 'all';
 use FindBin;
 use lib $FindBin::RealBin;
+use IPC::Run;
 use PoolWorker;
+use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $node = PoolWorker->new('main')->setup(
@@ -223,6 +225,36 @@ $node->set('pool_worker.reserve_pool_size' => 1);
 	unblock(@blockers);
 	is(text($waiter->answer), '9', 'for an ordinary slot');
 	all_leave(@blockers, $waiter);
+}
+
+note 'a reserve that never rests goes as well';
+{
+	my @blockers = blockers(5);
+	my $script   = $node->basedir . '/busy.sql';
+
+	append_to_file($script, 'SELECT pg_sleep(0.02);');
+	my $vips = IPC::Run::start(
+		[
+			'pgbench',
+			'-n', '-c', 16, '-T',
+			$PoolWorker::timeout,
+			'-f', $script,
+			$node->pool_connstr(
+				'postgres',
+				user             => 'alice',
+				application_name => 'vip')
+		],
+		'>&',
+		\my $output);
+	$node->soon('SELECT transactions > 20 FROM pool_slots() WHERE reserve',
+		't', 'it is busy');
+	$node->set('pool_worker.reserve_pool_size' => undef);
+	$node->soon(status('reserve'), 0,
+		'when it is taken away it ends between two transactions');
+	unblock(@blockers);
+	$vips->kill_kill;
+	$node->set('pool_worker.reserve_pool_size' => 1);
+	all_leave(@blockers);
 }
 
 note 'what is pinned beside pool_size does not count as use';
