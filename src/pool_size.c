@@ -560,7 +560,7 @@ retire_surplus(PwPool *pool)
 {
 	int			index = pool->shared - PwPools;
 	int			over = pw_pool_usable_slots(pool) - pool->replacing -
-		count_ending(pool, true) - pw_pool_slot_limit(pool);
+	count_ending(pool, true) - pw_pool_slot_limit(pool);
 
 	for (int i = 0; i < PwControl->max_slots && over > 0; i++)
 	{

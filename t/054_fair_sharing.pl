@@ -9,7 +9,9 @@ use strict;
 use warnings FATAL => 'all';
 use FindBin;
 use lib $FindBin::RealBin;
+use IPC::Run;
 use PoolWorker;
+use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $node = PoolWorker->new('main')->setup(
@@ -296,31 +298,31 @@ foreach my $priority ('normal', 'high')
 
 note 'more pools than slots';
 {
-	$node->value("ALTER ROLE carol RESET pool_worker.priority");
+	my $script = $node->basedir . '/busy.sql';
+
+	append_to_file($script, 'SELECT pg_sleep(0.02);');
+	$node->value('ALTER ROLE carol RESET pool_worker.priority');
 	$node->append_conf('postgresql.conf', 'pool_worker.max_slots = 2');
 	$node->restart;
 	$node->wait_for_pool;
-	my @busy  = (clients('alice', 2), clients('bob', 2));
-	my @carol = knockers('carol', 2);
 
 	# nobody ever rests, so no slot is idle at any time
-	busy_until(
-		sub {
-			return $node->value(
-				q{SELECT opened > 0 FROM pool_status() WHERE role = 'carol'})
-			  eq 't';
-		},
-		@busy);
-	ok($_->finish_startup, 'carol is let in') foreach @carol;
-	busy_until(
-		sub {
-			return $node->value(
-				q{SELECT min(opened) > 2 FROM pool_status() WHERE clients > 0}
-			) eq 't';
-		},
-		@busy,
-		@carol);
-	all_leave(@busy, @carol);
+	my @busy = map {
+		IPC::Run::start(
+			[
+				'pgbench', '-n', '-c', 16, '-T', $PoolWorker::timeout, '-f',
+				$script,   $node->pool_connstr('postgres', user => $_)
+			],
+			'>&',
+			\my $output)
+	} qw(alice bob carol);
+
+	$node->soon(
+		'SELECT count(*), min(opened) > 2, sum(turned_away) FROM pool_status()',
+		'3|t|0',
+		'they take turns');
+	$_->kill_kill foreach @busy;
+	$node->soon('SELECT count(*) FROM pool_clients()', 0, 'all leave');
 }
 
 $node->stop;
