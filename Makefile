@@ -13,6 +13,7 @@ OBJS = \
 	src/command_clock.o \
 	src/core_tables.o \
 	src/descriptors.o \
+	src/dispatch.o \
 	src/doctor.o \
 	src/enforce.o \
 	src/enforce_direct.o \

@@ -1,8 +1,9 @@
 /*-------------------------------------------------------------------------
  *
  * pool_internal.h
- *	  What pool.c, operations.c, pool_size.c, slot_life.c, slot_failure.c,
- *	  pool_changes.c and queue.c share.  Nobody else includes this.
+ *	  What pool.c, dispatch.c, operations.c, pool_size.c, pool_reserve.c,
+ *	  pool_share.c, slot_life.c, slot_failure.c, pool_changes.c and queue.c
+ *	  share.  Nobody else includes this.
  *
  * Runs in: pool worker.
  *
@@ -69,16 +70,22 @@ extern PwPool *PwLocalPools;
 extern PwPool *pw_pool_for_login(const PwLogin *login);
 extern void pw_pool_drop(PwPool *pool);
 extern void pw_pool_set_names(PwPool *pool, const char *database, const char *role);
-extern void pw_pool_refuse_ready(PwPool *pool, const PwReport *why);
+extern void pw_pool_requeue(int client, uint64 word);
+extern void pw_pool_keep_counts(int slot);
+extern bool pw_pool_cancel(int client);
+
+/* in dispatch.c */
+extern void pw_pool_ready(void *arg, int ready);	/* somebody in its queue
+													 * is */
+extern void pw_pool_ready_failed(void *arg);
 extern void pw_pool_dispatch(PwPool *pool);
 extern void pw_pool_set_watched(PwPool *pool, bool watched);
+extern void pw_pool_refuse_ready(PwPool *pool, const PwReport *why);
 extern int	pw_pool_claim_idle(PwPool *pool, bool reserve);
 extern void pw_pool_release(int slot);
 extern void pw_pool_retire(int slot);
 extern bool pw_pool_take_away_client(int slot);
 extern void pw_pool_hand_over(int slot, int client);
-extern void pw_pool_keep_counts(int slot);
-extern bool pw_pool_cancel(int client);
 
 /* in pool_size.c */
 extern void pw_pool_size_init(void);

@@ -21,7 +21,7 @@
  * watched for EPOLLOUT as well, as in the queue.
  *
  * As long as a slot is idle, or could be opened, nobody waits: the worker is
- * called at once when somebody is ready, see pool.c.  So the looks begin when
+ * called at once when somebody is ready, see dispatch.c.  So the looks begin when
  * there is a client and no slot for it.  They end when there is an idle slot; or
  * when nobody has waited for a while, by having ourselves called again.  The
  * second set is given up when it has not been needed for a while, because each

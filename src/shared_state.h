@@ -443,7 +443,9 @@ typedef struct PwShmPool
 	/* grows when its role or database may have changed; see changes.c */
 	pg_atomic_uint32 suspect;
 
-	/* the worker looks at these of the pool's epoll sets; see pool.c */
+	/*
+	 * the worker looks at these of the pool's epoll sets; see dispatch.c
+	 */
 	pg_atomic_uint32 watched;
 	/* a slot went idle while it did not; the worker clears it */
 	pg_atomic_uint32 poked;

@@ -21,7 +21,7 @@
  *
  * So that no client is overlooked, we store IDLE before we look whether the
  * worker watches the queue, with a full barrier between; see the header of
- * pool.c for its half.
+ * dispatch.c for its half.
  *
  * A pool that is paused
  * ---------------------
@@ -191,7 +191,7 @@ tell_worker(void)
  * Say what we do while we sleep.
  *
  * The exchange is a full barrier between telling that we are idle and looking
- * whether the worker watches the queue; see the header of pool.c.
+ * whether the worker watches the queue; see the header of dispatch.c.
  */
 static void
 declare(PwSlotActivity activity, PwPinReason reason)
@@ -320,7 +320,7 @@ take_assignment(void)
 static void
 await_decision(void)
 {
-	/* a full barrier before we look again; release_slot() has its counterpart */
+	/* a full barrier before we look again; pw_pool_release() has its counterpart */
 	(void) pg_atomic_exchange_u32(&PwSelf.slot->contended, 1);
 	while (pg_atomic_read_u32(&PwSelf.slot->activity) == PW_SLOT_CLAIMED)
 	{
