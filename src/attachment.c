@@ -410,7 +410,7 @@ pw_leave_client(void)
 
 	PwSelf.discarding = true;
 	clean = pw_session_clean();
-	MemoryContextSwitchTo(MessageContext);
+	MemoryContextSwitchTo(PwSelf.turn_context);
 	PwSelf.discarding = false;
 	if (!clean)
 		pw_retire();
@@ -458,7 +458,7 @@ end_transaction_of_leaver(void)
 	{
 		PwSelf.discarding = true;
 		AbortOutOfAnyTransaction();
-		MemoryContextSwitchTo(MessageContext);
+		MemoryContextSwitchTo(PwSelf.turn_context);
 		PwSelf.discarding = false;
 	}
 	if (get_timeout_active(IDLE_IN_TRANSACTION_SESSION_TIMEOUT))

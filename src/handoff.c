@@ -60,6 +60,7 @@
 #include "storage/latch.h"
 #include "tcop/dest.h"
 #include "tcop/tcopprot.h"
+#include "utils/memutils.h"
 
 #include "attachment.h"
 #include "command_clock.h"
@@ -211,6 +212,8 @@ begin_being_slot(void)
 	PwSelf.home = MyProcPort->sock;
 	PwSelf.home_set = FeBeWaitSet;
 	whereToSendOutput = DestNone;
+	PwSelf.turn_context = AllocSetContextCreate(TopMemoryContext, "pool_worker turn",
+												ALLOCSET_DEFAULT_SIZES);
 	raise_file_limit();
 	ModifyWaitEvent(PwSelf.home_set, FeBeWaitSetSocketPos, WL_SOCKET_READABLE, NULL);
 	pw_descriptors_init(PwSelf.home, PwSelf.home_set);
@@ -505,6 +508,8 @@ note_message(char type, const char *data)
 static void
 take_turn(void)
 {
+	MemoryContext oldcontext = CurrentMemoryContext;
+
 	/*
 	 * The command has been answered, so it is too late to cancel it.  A
 	 * signal that comes late must not raise an error here: the client would
@@ -514,6 +519,7 @@ take_turn(void)
 	HOLD_CANCEL_INTERRUPTS();
 	if (PwSelf.slot == NULL)
 		begin_being_slot();
+	MemoryContextSwitchTo(PwSelf.turn_context);
 	if (PwSelf.transaction_status == 'I')
 		pw_forget_transaction_timeout();
 	pw_heed_recovery();
@@ -521,6 +527,7 @@ take_turn(void)
 		find_command();
 	QueryCancelPending = false;
 	pw_clock_explain_errors();
+	MemoryContextSwitchTo(oldcontext);
 	RESUME_CANCEL_INTERRUPTS();
 }
 
@@ -670,6 +677,7 @@ serve_next(void)
 	{
 		PwPinReason reason;
 
+		MemoryContextReset(PwSelf.turn_context);
 		pw_check_worker();
 		pw_answer_worker();
 		pw_descriptors_drop_departed();

@@ -52,6 +52,13 @@ typedef struct PwSlotSelf
 	/* Discard output: there is no client, or it must not see this. */
 	bool		discarding;
 
+	/*
+	 * Current during our turn, and emptied whenever we look for the next
+	 * client: many may come and go before there is a command, at which
+	 * PostgresMain() would empty its own.
+	 */
+	MemoryContext turn_context;
+
 	/* As in the last ReadyForQuery; 'I' while no client is attached. */
 	char		transaction_status;
 } PwSlotSelf;

@@ -364,7 +364,7 @@ service_interrupts(bool may_park)
 		ConfigReloadPending = false;
 		ProcessConfigFile(PGC_SIGHUP);
 	}
-	MemoryContextSwitchTo(MessageContext);
+	MemoryContextSwitchTo(PwSelf.turn_context);
 }
 
 /*

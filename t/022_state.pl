@@ -11,6 +11,7 @@ use strict;
 use warnings FATAL => 'all';
 use FindBin;
 use lib $FindBin::RealBin;
+use Churn::Facts;
 use PoolWorker;
 use Test::More;
 
@@ -659,6 +660,24 @@ $node->set('pool_worker.statement_cache_size' => 0);
 	$_->terminate foreach @clients;
 }
 $node->set('pool_worker.statement_cache_size' => undef);
+
+note 'nor do clients that come and say nothing';
+{
+	my ($slot) = $node->slot_pids('postgres', 'boss');
+	my @bytes;
+
+	foreach my $round (1 .. 3)
+	{
+		foreach my $n (1 .. 250)
+		{
+			$node->client(user => 'boss', application_name => "client $n")
+			  ->terminate;
+		}
+		push @bytes, Churn::Facts::memory_contexts($node, $slot)->{$slot};
+	}
+	cmp_ok($bytes[-1] - $bytes[0],
+		'<', 60000, "hundreds of logins: @bytes bytes");
+}
 
 note 'session mode';
 $node->set('pool_worker.pool_mode' => 'session');
