@@ -311,6 +311,8 @@ note 'how many clients';
 		return $node->attempt('pool', %{ $logins[0] }) =~ s/^.*M=//r;
 	};
 	$node->until(sub { $try->() eq 'ok' }) or die 'alice may not log in';
+	$node->soon(q{SELECT count(*) FROM pool_clients() WHERE role = 'alice'},
+		0, 'nobody is there');
 	my @clients = map { $node->client(%$_) } @logins[ 0, 1 ];
 	is($try->(), 'too many pool clients for role "alice"', 'two are there');
 	$node->value("ALTER ROLE alice $max 1");
@@ -326,8 +328,7 @@ note 'how many clients';
 		'too many pool clients for role "alice"',
 		'... and has left no room');
 	(shift @clients)->terminate;
-	$node->until(sub { $try->() eq 'ok' });
-	is($try->(), 'ok', '... the other one has');
+	ok($node->until(sub { $try->() eq 'ok' }), '... the other one has');
 	$node->value('ALTER ROLE alice RESET ALL');
 }
 
