@@ -22,7 +22,8 @@
  * not matter how long some of its transactions are.  A pool without any slot may
  * have one that is idle right now wherever it finds it.  And if there are more
  * pools than slots, one that has waited for a moment without any gets one even
- * where there is none to spare: so they take turns.
+ * where there is none to spare, if that has been there for a moment: so they take
+ * turns.
  *
  * Room goes to those who have less than their share first; of these, and of the
  * others, to high priority first.  So priority says who is served sooner, and
@@ -61,7 +62,8 @@ static bool retire_idle_of_others(PwPool *needy, bool urgent);
 static bool is_better_victim(PwPool *pool, PwPool *other);
 static int	claim_idle(PwPool *pool);
 static void ask_to_yield(PwPool *needy);
-static bool has_waited(PwPool *pool);
+static bool can_spare(PwPool *pool, bool last_one);
+static bool is_past(TimestampTz since);
 static bool can_yield(PwPool *pool);
 static TimestampTz oldest_slot(PwPool *pool);
 
@@ -359,7 +361,7 @@ static void
 ask_to_yield(PwPool *needy)
 {
 	/* who has no slot at all, for long, takes turns with the others */
-	int			spared = slots_of(needy) == 0 && has_waited(needy) ? 1 : 0;
+	bool		takes_turns = slots_of(needy) == 0 && is_past(waiting_since(needy));
 	PwPool	   *victim = NULL;
 
 	for (int i = 0; i < PwControl->max_pools; i++)
@@ -368,8 +370,7 @@ ask_to_yield(PwPool *needy)
 
 		if (!pool->shared->in_use || pool == needy ||
 			slots_of(pool) <= pool->min_slots ||
-			surplus(pool) + spared <= (int) pg_atomic_read_u32(&pool->shared->yield) ||
-			!can_yield(pool))
+			!can_spare(pool, takes_turns) || !can_yield(pool))
 			continue;
 		if (victim == NULL || surplus(pool) > surplus(victim) ||
 			(surplus(pool) == surplus(victim) && oldest_slot(pool) < oldest_slot(victim)))
@@ -379,11 +380,20 @@ ask_to_yield(PwPool *needy)
 		pg_atomic_fetch_add_u32(&victim->shared->yield, 1);
 }
 
-/* Has somebody waited for so long that the slots of others are not recent? */
+/* Has it more than it is to keep, or has it had that for long enough? */
 static bool
-has_waited(PwPool *pool)
+can_spare(PwPool *pool, bool last_one)
 {
-	return TimestampDifferenceExceeds(waiting_since(pool), pw_loop_now(), RECENT_MS);
+	int			spare = surplus(pool) - (int) pg_atomic_read_u32(&pool->shared->yield);
+
+	return spare > 0 || (spare == 0 && last_one && is_past(oldest_slot(pool)));
+}
+
+/* Is that longer ago than a moment? */
+static bool
+is_past(TimestampTz since)
+{
+	return TimestampDifferenceExceeds(since, pw_loop_now(), RECENT_MS);
 }
 
 /* When was the oldest slot of the pool opened? */
