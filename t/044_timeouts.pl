@@ -604,6 +604,30 @@ note 'slow statements';
 	$client->terminate;
 }
 
+note 'who has waited for a slot, and given up';
+{
+	role('patient', client_idle => 3000);
+	role('brief',   client_idle => 1);
+	my $waiter  = $node->client(user => 'patient');
+	my $blocker = $node->client(user => 'patient');
+
+	$blocker->val('BEGIN');
+	$waiter->send(query('SELECT 1'));
+	$node->soon(
+		q{SELECT waiting_for > 4000 FROM pool_status() WHERE role = 'patient'},
+		't',
+		'a client waits for longer than it may be idle');
+	$waiter->cancel;
+	is($waiter->answer->{error}{C}, '57014', 'its command is canceled');
+
+	# the worker looks at all clients then
+	$node->client(user => 'brief')->read_to_end;
+	$blocker->val('COMMIT');
+	is(eval { $waiter->val('SELECT 2') } // $@,
+		'2', 'it has not been idle until then');
+	$_->terminate foreach $waiter, $blocker;
+}
+
 $node->not_logged(qr/PANIC|TRAP/, $from, 'nothing has failed');
 $node->stop;
 done_testing();
