@@ -388,7 +388,8 @@ pw_pool_retire(int slot)
 
 /*
  * Claim a slot that sleeps and has not answered for long, and take its client
- * away, which queues again.  False if it does not sleep any more.
+ * away, which queues again.  False if it does not sleep any more, or has been
+ * stopped just while it held its lock, for which we must not wait.
  */
 bool
 pw_pool_take_away_client(int slot)
@@ -397,7 +398,11 @@ pw_pool_take_away_client(int slot)
 
 	if (!claim_slot(slot))
 		return false;
-	LWLockAcquire(&PwSlots[slot].lock, LW_EXCLUSIVE);
+	if (!LWLockConditionalAcquire(&PwSlots[slot].lock, LW_EXCLUSIVE))
+	{
+		pw_pool_release(slot);
+		return false;
+	}
 	client = PwSlots[slot].client;
 	PwSlots[slot].client = PW_NONE;
 	PwSlots[slot].alive = false;

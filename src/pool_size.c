@@ -416,7 +416,10 @@ pw_pool_can_grow(PwPool *pool)
 		pw_pool_usable_slots(pool) + shared->opening < pw_pool_slot_limit(pool);
 }
 
-/* Slots that log in, or have and will say in a moment that they are idle. */
+/*
+ * Slots that log in, or have and will say in a moment that they are idle.  One
+ * that has not said so in time is stuck: nobody should wait for it.
+ */
 static int
 coming_slots(PwPool *pool)
 {
@@ -425,7 +428,8 @@ coming_slots(PwPool *pool)
 
 	for (int i = 0; i < PwControl->max_slots; i++)
 		if (PwSlots[i].pool == index && !PwSlots[i].reserve &&
-			pg_atomic_read_u32(&PwSlots[i].activity) == PW_SLOT_OPENING)
+			pg_atomic_read_u32(&PwSlots[i].activity) == PW_SLOT_OPENING &&
+			!TimestampDifferenceExceeds(PwSlots[i].opened_at, pw_loop_now(), pw_connect_timeout))
 			coming++;
 	return coming;
 }
