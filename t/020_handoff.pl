@@ -11,6 +11,7 @@ use Digest::MD5 qw(md5_hex);
 use FindBin;
 use lib $FindBin::RealBin;
 use PoolWorker;
+use PoolWorker::Wire qw(query text);
 use Test::More;
 
 my $node = PoolWorker->new('main')->setup(
@@ -23,8 +24,6 @@ my $node = PoolWorker->new('main')->setup(
 	CREATE SCHEMA elsewhere;});
 
 sub alice { return $node->client(user => 'alice', @_); }
-sub query { return PoolWorker::Wire::msg_query($_[0]); }
-sub text  { return PoolWorker::Wire::text($_[0]); }
 
 # Everything a client asks for in one packet.
 sub packet { return join '', @_; }

@@ -10,6 +10,7 @@ use warnings FATAL => 'all';
 use FindBin;
 use lib $FindBin::RealBin;
 use PoolWorker;
+use PoolWorker::Wire qw(query);
 use Test::More;
 
 my $node = PoolWorker->new('main')->setup(
@@ -21,7 +22,6 @@ my $node = PoolWorker->new('main')->setup(
 	GRANT ALL ON t TO alice;});
 
 sub alice { return $node->client(user => 'alice', @_); }
-sub query { return PoolWorker::Wire::msg_query($_[0]); }
 
 my $first = alice();
 $first->val('SELECT 1');

@@ -689,7 +689,8 @@ $node->set('pool_worker.pool_mode' => 'session');
 	my ($slot) = $node->slot_pids('postgres', 'alice');
 	my $second = $node->raw('pool');
 	$second->send_startup(user => 'alice', database => 'postgres');
-	$node->soon(q{SELECT count(*) FROM pool_clients() WHERE state = 'waiting'},
+	$node->soon(
+		q{SELECT count(*) FROM pool_clients() WHERE state = 'waiting'},
 		1, 'the second waits');
 	is($first->val('SHOW work_mem'), '80kB', 'as long as the first is there');
 	$first->terminate;

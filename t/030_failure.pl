@@ -9,6 +9,7 @@ use warnings FATAL => 'all';
 use FindBin;
 use lib $FindBin::RealBin;
 use PoolWorker;
+use PoolWorker::Wire qw(query text);
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
@@ -26,8 +27,6 @@ restart_after_crash = on
 	GRANT ALL ON t TO alice;});
 
 sub alice { return $node->client(user => 'alice', @_); }
-sub query { return PoolWorker::Wire::msg_query($_[0]); }
-sub text  { return PoolWorker::Wire::text($_[0]); }
 
 # What a client reads that the server sends away.
 sub farewell

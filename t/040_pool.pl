@@ -9,6 +9,7 @@ use warnings FATAL => 'all';
 use FindBin;
 use lib $FindBin::RealBin;
 use PoolWorker;
+use PoolWorker::Wire qw(query text);
 use Test::More;
 
 my $node = PoolWorker->new('main')->setup(
@@ -22,9 +23,6 @@ pool_worker.slot_idle_timeout = 0
 	CREATE ROLE warm LOGIN;
 	CREATE ROLE switched LOGIN;
 	CREATE DATABASE second;});
-
-sub query { return PoolWorker::Wire::msg_query($_[0]); }
-sub text  { return PoolWorker::Wire::text($_[0]); }
 
 # Slots of a role, or of all.
 sub slots

@@ -9,6 +9,7 @@ use warnings FATAL => 'all';
 use FindBin;
 use lib $FindBin::RealBin;
 use PoolWorker;
+use PoolWorker::Wire qw(query text);
 use Test::More;
 use Time::HiRes qw(time);
 
@@ -24,9 +25,7 @@ pool_worker.pool_size = 2
 	CREATE DATABASE d2;
 	CREATE DATABASE d3;});
 
-sub query { return PoolWorker::Wire::msg_query($_[0]); }
-sub text  { return PoolWorker::Wire::text($_[0]); }
-sub in    { return $node->client(user => 'alice', database => $_[0]); }
+sub in { return $node->client(user => 'alice', database => $_[0]); }
 
 # Somebody who wants to log in, and is not served yet.
 sub wants

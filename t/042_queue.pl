@@ -9,6 +9,7 @@ use warnings FATAL => 'all';
 use FindBin;
 use lib $FindBin::RealBin;
 use PoolWorker;
+use PoolWorker::Wire qw(query text);
 use Test::More;
 use Time::HiRes qw(time);
 
@@ -30,14 +31,13 @@ my $queue_message =
   'a connection slot of pool "postgres/alice"';    # ends each message
 my $serial = 0;
 
-sub query { return PoolWorker::Wire::msg_query($_[0]); }
-sub text  { return PoolWorker::Wire::text($_[0]); }
-
 sub status
 {
 	my ($columns) = @_;
 	return qq{SELECT $columns FROM pool_status() WHERE role = 'alice'};
 }
+
+sub about { return PoolWorker::about(@_); }
 
 # A client with a name, greeted, so that it is seen in pool_clients().
 sub connected
@@ -47,13 +47,6 @@ sub connected
 
 	$client->{name} = $name;
 	return $client;
-}
-
-sub about
-{
-	my ($client, $columns) = @_;
-	return
-	  "SELECT $columns FROM pool_clients() WHERE application = '$client->{name}'";
 }
 
 # The only slot is taken, by a transaction.

@@ -10,6 +10,7 @@ use warnings FATAL => 'all';
 use FindBin;
 use lib $FindBin::RealBin;
 use PoolWorker;
+use PoolWorker::Wire qw(query text);
 use Test::More;
 
 my $node = PoolWorker->new('main')->setup(
@@ -24,14 +25,13 @@ pool_worker.queue_notice_after = 0
 
 my $serial = 0;
 
-sub query { return PoolWorker::Wire::msg_query($_[0]); }
-sub text  { return PoolWorker::Wire::text($_[0]); }
-
 sub status
 {
 	my ($columns) = @_;
 	return qq{SELECT $columns FROM pool_status() WHERE role = 'alice'};
 }
+
+sub about { return PoolWorker::about(@_); }
 
 sub connected
 {
@@ -40,13 +40,6 @@ sub connected
 
 	$client->{name} = $name;
 	return $client;
-}
-
-sub about
-{
-	my ($client, $columns) = @_;
-	return
-	  "SELECT $columns FROM pool_clients() WHERE application = '$client->{name}'";
 }
 
 # A client that has pinned itself, by a temporary table or what else is said.
@@ -70,12 +63,6 @@ sub waits
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	return $node->soon(about($client, 'state'),
 		'waiting', "$client->{name} waits");
-}
-
-sub all_leave
-{
-	$_->terminate foreach @_;
-	return $node->soon('SELECT count(*) FROM pool_clients()', 0, 'all leave');
 }
 
 note 'pool_pin() and pool_unpin()';
@@ -114,7 +101,7 @@ note 'pool_pin() and pool_unpin()';
 	$client->val('BEGIN; SELECT pool_unpin(); COMMIT');
 	$node->soon(about($client, q{coalesce(pin_reason, '')}),
 		'', 'it can be ended in a transaction');
-	all_leave($client, $other);
+	$node->all_leave($client, $other);
 }
 
 note 'who leaves with what nobody can see';
@@ -122,13 +109,13 @@ note 'who leaves with what nobody can see';
 	my $client = pinned('SELECT pool_pin()');
 	my ($pid) = $client->val('SELECT pg_backend_pid()');
 
-	all_leave($client);
+	$node->all_leave($client);
 	$node->soon("SELECT count(*) FROM pool_slots() WHERE pid = $pid",
 		'0', 'its slot serves nobody else');
 	$client = connected();
 	$pid = $client->val('SELECT pool_pin(), pool_unpin(), pg_backend_pid()');
 	$pid =~ s/.*\|//;
-	all_leave($client);
+	$node->all_leave($client);
 	is($node->value("SELECT state FROM pool_slots() WHERE pid = $pid"),
 		'idle', 'if it has ended that, it does');
 	$node->value('SELECT pg_terminate_backend(pid, 10000) FROM pool_slots()');
@@ -187,13 +174,14 @@ note 'since when, and why';
 	$client->val('UNLISTEN *');
 	$node->soon(about($client, "coalesce(pin_reason, ''), since > '$pinned'"),
 		'|t', 'until there is none');
-	all_leave($client);
+	$node->all_leave($client);
 }
 
 note 'who has been parked is not pinned';
 {
 	$node->set('pool_worker.pool_size' => '1');
-	$node->soon('SELECT count(*) <= 1 FROM pool_slots()', 't', 'a pool of one slot');
+	$node->soon('SELECT count(*) <= 1 FROM pool_slots()',
+		't', 'a pool of one slot');
 	my ($client, $other) = (connected(), connected());
 
 	$client->val('BEGIN');
@@ -202,7 +190,7 @@ note 'who has been parked is not pinned';
 	is(text($other->answer), '1', 'the slot goes over to another one');
 	is($node->value(about($client, q{state, coalesce(pin_reason, '')})),
 		'parked|', 'and its last client says nothing else');
-	all_leave($client, $other);
+	$node->all_leave($client, $other);
 	$node->set('pool_worker.pool_size' => undef);
 }
 
@@ -233,7 +221,7 @@ note 'pinned slots are apart from others';
 	$node->soon(status('slots, pinned_sessions'),
 		'2|0', 'without pins there are no more slots than before');
 	is($_->val('SELECT 4'), '4', 'which are enough') foreach @pinned, @others;
-	all_leave(@pinned, @others);
+	$node->all_leave(@pinned, @others);
 }
 
 note 'a pin that comes while somebody waits';
@@ -248,7 +236,7 @@ note 'a pin that comes while somebody waits';
 	is( $node->value(about($busy[0], 'pin_reason')),
 		'temporary objects',
 		'beside it');
-	all_leave(@busy, $waiter);
+	$node->all_leave(@busy, $waiter);
 }
 
 note 'max_pinned';
@@ -278,7 +266,7 @@ $node->set(
 	ok($fourth->finish_startup, 'a higher limit is in force at once')
 	  or diag($fourth->error_text);
 	$node->soon(status('slots, max_pinned'), '4|2', 'with a new slot');
-	all_leave($table, $listens, $third, $fourth);
+	$node->all_leave($table, $listens, $third, $fourth);
 	$node->soon(status('slots, pinned_sessions'),
 		'2|0', 'which goes when they go');
 }
@@ -294,7 +282,7 @@ $node->set('pool_worker.max_pinned' => '10');
 		$node->attempt('pool', user => 'alice'),
 		qr/C=53300 M=timed out .*Slots: 6 of at most 8.*H=All slots.*max_slots/,
 		'nobody else is served, and is told why');
-	all_leave(@pinned);
+	$node->all_leave(@pinned);
 }
 
 note 'session mode';
@@ -311,7 +299,7 @@ $node->set(
 		$node->attempt('pool', user => 'alice'),
 		qr/timed out .*Slots: 2 of at most 2 .*pinned: 2 by session mode 2/,
 		'no more clients than slots');
-	all_leave(@clients);
+	$node->all_leave(@clients);
 }
 
 $node->stop;

@@ -11,6 +11,7 @@ use warnings FATAL => 'all';
 use FindBin;
 use lib $FindBin::RealBin;
 use PoolWorker;
+use PoolWorker::Wire qw(query);
 use Test::More;
 use Time::HiRes qw(time);
 
@@ -27,8 +28,6 @@ my %setting = (
 	transaction         => 'pool_worker.transaction_timeout',
 	idle_in_transaction => 'pool_worker.idle_in_transaction_timeout',
 	client_idle         => 'pool_worker.client_idle_timeout');
-
-sub query { return PoolWorker::Wire::msg_query($_[0]); }
 
 # A role with limits of its own, in ms, and so a pool of its own.  Returns when
 # they are in force.

@@ -10,6 +10,7 @@ use warnings FATAL => 'all';
 use FindBin;
 use lib $FindBin::RealBin;
 use PoolWorker;
+use PoolWorker::Wire qw(query);
 use Test::More;
 use Time::HiRes qw(time);
 
@@ -39,8 +40,6 @@ pool_worker.idle_in_transaction_timeout = 0
 my $from = $node->log_end;
 my $killed =
   'FATAL 57P01 terminating connection due to administrator command';
-
-sub query { return PoolWorker::Wire::msg_query($_[0]); }
 
 # What ends a connection; "alive" if nothing does.
 sub ends

@@ -11,7 +11,8 @@ use warnings FATAL => 'all';
 use FindBin;
 use lib $FindBin::RealBin;
 use PoolWorker;
-use Socket qw(SOL_SOCKET SO_RCVBUF);
+use PoolWorker::Wire qw(query);
+use Socket           qw(SOL_SOCKET SO_RCVBUF);
 use Test::More;
 use Time::HiRes qw(time usleep);
 
@@ -27,8 +28,7 @@ pool_worker.idle_in_transaction_timeout = 0
 	sql => q{CREATE TABLE held (x int); GRANT ALL ON held TO PUBLIC;
 		CREATE TABLE target (x text); GRANT ALL ON target TO PUBLIC;});
 
-sub query { return PoolWorker::Wire::msg_query($_[0]); }
-sub half  { return substr $_[0], 0, length($_[0]) / 2; }
+sub half { return substr $_[0], 0, length($_[0]) / 2; }
 
 sub parse   { return PoolWorker::Wire::msg_parse('', @_); }
 sub bind_it { return PoolWorker::Wire::msg_bind('', '', @_); }
@@ -214,7 +214,6 @@ note 'clients that stop sending';
 		'they are logged');
 	$node->not_logged(qr/level: \d/, $from, 'and nothing else');
 }
-
 
 # The same for clients that do not read.  Each asks for much more than fits into
 # its socket.

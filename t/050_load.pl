@@ -10,6 +10,7 @@ use warnings FATAL => 'all';
 use FindBin;
 use lib $FindBin::RealBin;
 use PoolWorker;
+use PoolWorker::Wire qw(query);
 use Test::More;
 use Time::HiRes qw(time);
 
@@ -25,8 +26,6 @@ my $seed = $ENV{POOL_WORKER_TEST_SEED} || time ^ $$;
 
 srand $seed;
 note "seed $seed";
-
-sub query { return PoolWorker::Wire::msg_query($_[0]); }
 
 # A number of the pool of a role.
 sub number

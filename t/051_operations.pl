@@ -11,6 +11,7 @@ use warnings FATAL => 'all';
 use FindBin;
 use lib $FindBin::RealBin;
 use PoolWorker;
+use PoolWorker::Wire qw(query text);
 use Test::More;
 use Time::HiRes qw(time usleep);
 
@@ -35,8 +36,7 @@ pool_worker.queue_notice_after = 0
 my $admin  = $node->direct(application_name => 'admin');
 my $serial = 0;
 
-sub query { return PoolWorker::Wire::msg_query($_[0]); }
-sub text  { return PoolWorker::Wire::text($_[0]); }
+sub about { return PoolWorker::about(@_); }
 
 # A client with a name, of alice's if nothing else is said.
 sub connected
@@ -50,13 +50,6 @@ sub connected
 
 	$client->{name} = $name;
 	return $client;
-}
-
-sub about
-{
-	my ($client, $columns) = @_;
-	return
-	  "SELECT $columns FROM pool_clients() WHERE application = '$client->{name}'";
 }
 
 sub id { return $node->value(about($_[0], 'client')); }
@@ -141,13 +134,6 @@ sub farewell
 my $farewell =
   'FATAL 57P01 terminating connection due to administrator command';
 
-sub all_leave
-{
-	$_->terminate foreach @_;
-	$node->soon('SELECT count(*) FROM pool_clients()', 0, 'all leave');
-	return;
-}
-
 note 'pool_pause(): who goes on, and who waits';
 $node->set(
 	'pool_worker.queue_timeout' => '200ms',
@@ -227,7 +213,7 @@ $node->set(
 		0, 'who was pinned has kept what pins it');
 	is($node->value('SELECT count(*) FROM held'),
 		2, 'the transaction was committed');
-	all_leave($busy, $pinned, $idle, $sleeper, $newcomer);
+	$node->all_leave($busy, $pinned, $idle, $sleeper, $newcomer);
 }
 $node->set(
 	'pool_worker.queue_timeout' => undef,
@@ -298,7 +284,7 @@ note 'who has sent several commands at once waits between them';
 		$client = connected();
 	}
 	$lock->close;
-	all_leave($client, $other);
+	$node->all_leave($client, $other);
 }
 
 note 'in the order in which they came';
@@ -322,7 +308,7 @@ note 'in the order in which they came';
 			q{SELECT string_agg(who, ' ' ORDER BY turn) FROM served}),
 		join(' ', map { $_->{name} } @clients),
 		'they are served in their order');
-	all_leave(@clients);
+	$node->all_leave(@clients);
 	$node->value(q{ALTER ROLE alice RESET pool_worker.pool_size});
 	$node->soon(status('pool_size'), 3, 'three slots');
 }
@@ -417,7 +403,7 @@ note 'which pools';
 	$node->soon(about($bob, 'state'), 'waiting', 'others do not');
 	operate('pool_resume()');
 	text($bob->answer);
-	all_leave($alice, $bob, $early);
+	$node->all_leave($alice, $bob, $early);
 }
 
 note 'too many different orders';
@@ -483,7 +469,7 @@ note 'maintenance';
 	is($client->val('SELECT count(*) FROM t WHERE x = 500'),
 		1, 'the client goes on');
 	$node->set('work_mem' => undef);
-	all_leave($client);
+	$node->all_leave($client);
 }
 
 note 'another database of the same name';
@@ -541,7 +527,7 @@ $node->set('pool_worker.prewarm' => 'shop/bob');
 		'without a new database a client is told so');
 	$node->value('CREATE DATABASE shop');
 	$_->close foreach $idle, $gone;
-	all_leave($asking, $newcomer);
+	$node->all_leave($asking, $newcomer);
 }
 
 $node->set('pool_worker.prewarm' => undef);
@@ -563,7 +549,7 @@ note 'another role of the same name';
 	isnt(
 		$client->val('SELECT oid FROM pg_roles WHERE rolname = current_user'),
 		$old, 'a client is the new role');
-	all_leave($client);
+	$node->all_leave($client);
 }
 
 note 'under load, again and again';
@@ -685,7 +671,7 @@ note 'pool_drain()';
 	is($node->attempt('pool', user => 'bob', database => 'shop'),
 		'ok', 'as long as that is said');
 	$waiting->close;
-	all_leave($bob);
+	$node->all_leave($bob);
 }
 
 note 'pool_drain() under load';
@@ -775,7 +761,7 @@ note 'pool_disconnect() of clients that have no slot yet, or one for good';
 		't', 'pool_disconnect() of one that waits for a slot');
 	is(farewell($waiting),  $farewell, 'it is told so');
 	is($_->val('SELECT 1'), 1,         'the others go on') foreach @busy;
-	all_leave(@busy);
+	$node->all_leave(@busy);
 
 	my $newcomer = $node->raw('pool');
 	$node->soon(
@@ -856,7 +842,7 @@ $node->value(q{ALTER ROLE alice SET pool_worker.pool_size = 1});
 	is(text($other->answer), '42',   'the other one is served');
 	is(farewell($client), $farewell, 'and the client is gone all the same');
 	$client->close;
-	all_leave($other);
+	$node->all_leave($other);
 }
 $node->value(q{ALTER ROLE alice RESET pool_worker.pool_size});
 $node->soon(status('pool_size'), 3, 'three slots');
@@ -893,7 +879,7 @@ note 'pool_cancel()';
 	is($client->answer->{error}{C}, '57014', 'at once');
 	operate('pool_resume()');
 	is($client->val('SELECT 2'), 2, 'and goes on');
-	all_leave($client);
+	$node->all_leave($client);
 }
 
 note 'members of the role of a client may do that';
@@ -915,7 +901,7 @@ note 'members of the role of a client may do that';
 	is($alice->val('SELECT 1'), 1,         'the other is still there');
 	$admin->val('RESET ROLE');
 	$bob->close;
-	all_leave($alice);
+	$node->all_leave($alice);
 }
 
 note 'pool_recycle()';
@@ -962,7 +948,7 @@ note 'pool_recycle()';
 	my %old = map { $_ => 1 } @old;
 	is(scalar(grep { $old{$_} } $node->slot_pids('postgres', 'alice')),
 		0, 'no old slot is left');
-	all_leave($idle, $busy, $pinned);
+	$node->all_leave($idle, $busy, $pinned);
 }
 
 note 'whoever asks goes away';
@@ -1022,7 +1008,7 @@ note 'whoever asks goes away';
 	is(operate('pool_pause()') =~ /alice\|1\|0/,
 		1, 'there is room for the next one');
 	operate('pool_resume()');
-	all_leave($client);
+	$node->all_leave($client);
 }
 
 note 'many at once';
@@ -1044,7 +1030,7 @@ note 'many at once';
 	is("@wrong",                      '',      'all are answered');
 	is($node->value(status('state')), 'ready', 'the last word counts');
 	is($client->val('SELECT 1'),      1,       'the client is served');
-	all_leave($client);
+	$node->all_leave($client);
 }
 
 note 'another worker';
@@ -1078,7 +1064,7 @@ note 'another worker';
 	ok($newcomer->finish_startup, 'the next one ends that');
 	is($newcomer->val('SELECT 1'), 1, 'clients are served');
 	$client->close;
-	all_leave($newcomer);
+	$node->all_leave($newcomer);
 }
 
 $admin->close;

@@ -10,6 +10,7 @@ use warnings FATAL => 'all';
 use FindBin;
 use lib $FindBin::RealBin;
 use PoolWorker;
+use PoolWorker::Wire qw(query text);
 use Test::More;
 
 my $node = PoolWorker->new('main')->setup(
@@ -25,9 +26,6 @@ pool_worker.queue_notice_after = 0
 	CREATE TABLE served (turn serial, who text);
 	GRANT ALL ON served TO alice;
 	GRANT ALL ON SEQUENCE served_turn_seq TO alice;});
-
-sub query { return PoolWorker::Wire::msg_query($_[0]); }
-sub text  { return PoolWorker::Wire::text($_[0]); }
 
 # A client that says which application it is; it is known by a name of its own.
 sub connected
@@ -89,13 +87,6 @@ sub served_in_order
 	return;
 }
 
-sub all_leave
-{
-	$_->terminate foreach @_;
-	$node->soon('SELECT count(*) FROM pool_clients()', 0, 'all leave');
-	return;
-}
-
 note 'without a list';
 {
 	my @clients = (
@@ -118,7 +109,7 @@ note 'without a list';
 	is($node->value(about($clients[1], 'priority')),
 		'normal', 'who was there before remains what he was');
 	is($node->value(about($late, 'priority')), 'high', 'a new one');
-	all_leave(@clients, $holder, $late);
+	$node->all_leave(@clients, $holder, $late);
 }
 
 note 'names';
@@ -138,7 +129,7 @@ note 'names';
 
 		is($node->value(about($client, 'priority')),
 			$priority{$name}, "\"$name\" is $priority{$name}");
-		all_leave($client);
+		$node->all_leave($client);
 	}
 
 	my $other = connected('?', 'other');
@@ -159,7 +150,7 @@ note 'names';
 		),
 		'normal',
 		'who gives no name is normal');
-	all_leave($other, $options, $nameless);
+	$node->all_leave($other, $options, $nameless);
 }
 
 note 'the slot serves them first';
@@ -198,7 +189,7 @@ note 'the slot serves them first';
 		'it is let in before the other keeps the slot');
 	$node->value('SELECT pg_advisory_unlock(1)');
 	$normal[0]->answer;
-	all_leave(@normal, @high, $holder, $login);
+	$node->all_leave(@normal, @high, $holder, $login);
 }
 
 note 'the worker gives them their slot first';
@@ -220,7 +211,7 @@ note 'the worker gives them their slot first';
 	served_in_order([ 'h1 n1 n2', 'a slot that was opened for all of them' ],
 		@normal, $high);
 	$holder->read_to_end;
-	all_leave(@normal, $high);
+	$node->all_leave(@normal, $high);
 }
 
 note 'who is refused first';
@@ -239,7 +230,7 @@ $node->set('pool_worker.max_waiting' => 2);
 		'a normal client, though it was there before');
 	$holder->val('COMMIT');
 	served_in_order([ 'h1 n1', 'the others are served' ], $normal[0], $high);
-	all_leave($normal[0], $high, $holder);
+	$node->all_leave($normal[0], $high, $holder);
 }
 $node->set('pool_worker.max_waiting' => undef);
 
@@ -255,7 +246,7 @@ note 'a role with priority';
 	$node->soon(about($bob, 'priority'), 'normal', 'and back');
 	is($bob->sqlstate(q{SET pool_worker.priority = 'high'}),
 		'42501', 'nobody gives it to himself');
-	all_leave($alice, $bob);
+	$node->all_leave($alice, $bob);
 }
 
 # Silent ones, too, and those that come and go: nobody is forgotten in either
@@ -292,7 +283,7 @@ foreach my $always ('off', 'on')
 	is($_->val('SELECT 1'), '1', 'the silent ones, too')
 	  foreach @clients[ 18 .. 23 ];
 	$_->reset foreach @clients[ 0 .. 11 ];
-	all_leave(@clients[ 12 .. 23 ]);
+	$node->all_leave(@clients[ 12 .. 23 ]);
 }
 
 $node->no_leak($node->fd_count($node->worker_pid), 'in the end');

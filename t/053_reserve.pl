@@ -10,6 +10,7 @@ use FindBin;
 use lib $FindBin::RealBin;
 use IPC::Run;
 use PoolWorker;
+use PoolWorker::Wire qw(query text);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -25,9 +26,6 @@ pool_worker.reserve_threshold = 80
 	CREATE ROLE alice LOGIN;
 	CREATE ROLE bob LOGIN;
 	GRANT TEMPORARY ON DATABASE postgres TO alice;});
-
-sub query { return PoolWorker::Wire::msg_query($_[0]); }
-sub text  { return PoolWorker::Wire::text($_[0]); }
 
 sub plain
 {
@@ -66,13 +64,6 @@ sub unblock
 	return;
 }
 
-sub all_leave
-{
-	$_->terminate foreach @_;
-	$node->soon('SELECT count(*) FROM pool_clients()', 0, 'all leave');
-	return;
-}
-
 note 'no reserve';
 {
 	my @blockers = blockers(5);
@@ -88,7 +79,7 @@ note 'no reserve';
 	$vip->finish_startup;
 	is($vip->val('SELECT 1'), '1', 'until there is a slot');
 	unblock(@blockers[ 1 .. 4 ]);
-	all_leave(@blockers, $vip);
+	$node->all_leave(@blockers, $vip);
 }
 
 note 'an exhausted pool';
@@ -109,7 +100,7 @@ $node->value('ALTER ROLE alice SET pool_worker.reserve_pool_size = 2');
 		),
 		"f|5\nt|2",
 		'and can be told from the others');
-	is($node->value(status('waiting')), '1', 'the normal one still waits');
+	$node->soon(status('waiting'), '1', 'the normal one still waits');
 
 	# now the reserve is taken as well
 	$_->val('BEGIN') foreach $vip, $early[1];
@@ -138,7 +129,7 @@ $node->value('ALTER ROLE alice SET pool_worker.reserve_pool_size = 2');
 		0,
 		'the reserve keeps nobody');
 	unblock(@blockers[ 1 .. 4 ]);
-	all_leave(@early, @blockers, $vip, $third);
+	$node->all_leave(@early, @blockers, $vip, $third);
 }
 
 note 'the worker replaces a slot that is lost';
@@ -160,7 +151,7 @@ note 'the worker replaces a slot that is lost';
 	my $another = vip();
 	is($another->val('SELECT 6'), '6', 'and serves');
 	unblock(@blockers);
-	all_leave(@blockers, $another);
+	$node->all_leave(@blockers, $another);
 }
 
 # From here on in the configuration: a change of the role would replace the slots.
@@ -197,7 +188,7 @@ $node->soon(status('slots'), 0, 'all slots close after a while');
 	$node->set('pool_worker.reserve_pool_size' => undef);
 	$node->soon(status('slots, reserve'), '3|0', 'none');
 	unblock(@blockers[ 0 .. 2 ]);
-	all_leave(@blockers);
+	$node->all_leave(@blockers);
 	$node->set('pool_worker.reserve_threshold' => undef);
 }
 
@@ -224,7 +215,7 @@ $node->set('pool_worker.reserve_pool_size' => 1);
 	$node->soon(status('waiting'), 1, 'and they wait again');
 	unblock(@blockers);
 	is(text($waiter->answer), '9', 'for an ordinary slot');
-	all_leave(@blockers, $waiter);
+	$node->all_leave(@blockers, $waiter);
 }
 
 note 'a reserve that never rests goes as well';
@@ -254,7 +245,7 @@ note 'a reserve that never rests goes as well';
 	unblock(@blockers);
 	$vips->kill_kill;
 	$node->set('pool_worker.reserve_pool_size' => 1);
-	all_leave(@blockers);
+	$node->all_leave(@blockers);
 }
 
 note 'what is pinned beside pool_size does not count as use';
@@ -268,7 +259,7 @@ note 'what is pinned beside pool_size does not count as use';
 		'4|4|0', 'four are pinned');
 	$node->reload_and_wait;
 	is($node->value(status('reserve')), '0', 'no reserve is opened');
-	all_leave(@pinned);
+	$node->all_leave(@pinned);
 }
 
 $node->stop;

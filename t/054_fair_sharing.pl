@@ -11,6 +11,7 @@ use FindBin;
 use lib $FindBin::RealBin;
 use IPC::Run;
 use PoolWorker;
+use PoolWorker::Wire qw(query text);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -28,9 +29,6 @@ pool_worker.queue_notice_after = 0
 	GRANT TEMPORARY ON DATABASE postgres TO alice;});
 
 my $serial = 0;
-
-sub query { return PoolWorker::Wire::msg_query($_[0]); }
-sub text  { return PoolWorker::Wire::text($_[0]); }
 
 sub clients
 {
@@ -132,13 +130,6 @@ sub settles
 	return is($last, $expected, $name);
 }
 
-sub all_leave
-{
-	$_->terminate foreach @_;
-	$node->soon('SELECT count(*) FROM pool_clients()', 0, 'all leave');
-	return;
-}
-
 # Close all slots, so that the next one begins as if for the first time.  A role
 # that is as it was before when the worker looks has not changed; and once more
 # if a slot was just being opened.
@@ -188,7 +179,7 @@ $node->value('ALTER ROLE alice SET pool_worker.weight = 1');
 settles('alice 1, bob 7', 'nobody is left without', @alice, @bob);
 $node->value('ALTER ROLE bob SET pool_worker.pool_size = 3');
 settles('alice 5, bob 3', 'nobody gets more than pool_size', @alice, @bob);
-all_leave(@alice, @bob);
+$node->all_leave(@alice, @bob);
 start_anew();
 
 note 'some transactions are long';
@@ -214,7 +205,7 @@ note 'some transactions are long';
 	$long[0]->val('COMMIT');
 	is(text($short[0]->ask('SELECT 2')), '2', 'the others wait for theirs');
 	$_->val('COMMIT') foreach @long[ 1 .. 6 ];
-	all_leave(@long, @short, $bob);
+	$node->all_leave(@long, @short, $bob);
 	start_anew();
 }
 
@@ -238,7 +229,7 @@ note 'slots that are pinned';
 	$pinned[3]->val('DROP TABLE mine');
 	ok($bob[0]->finish_startup, 'until one is not pinned any more');
 	become('alice 7, bob 1', 'which makes room');
-	all_leave(@pinned, @bob);
+	$node->all_leave(@pinned, @bob);
 	start_anew();
 }
 
@@ -260,7 +251,7 @@ note 'slots that are idle go first';
 		$pids, 'not by those at work');
 	$_->val('COMMIT') foreach @busy;
 	is($_->val('SELECT 1'), '1', 'all are served') foreach @idle;
-	all_leave(@busy, @idle, @bob);
+	$node->all_leave(@busy, @idle, @bob);
 	start_anew();
 }
 
@@ -292,7 +283,7 @@ foreach my $priority ('normal', 'high')
 	$first->val('COMMIT');
 	$_->val('COMMIT') foreach @busy[ 2 .. 7 ];
 	$busy[0]->answer;
-	all_leave(@busy, @bob, @carol);
+	$node->all_leave(@busy, @bob, @carol);
 	start_anew();
 }
 

@@ -9,6 +9,7 @@ use warnings FATAL => 'all';
 use FindBin;
 use lib $FindBin::RealBin;
 use PoolWorker;
+use PoolWorker::Wire qw(query text);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -24,9 +25,6 @@ pool_worker.health_check_interval = 0
 	CREATE TABLE counter (n int);
 	INSERT INTO counter VALUES (0);
 	GRANT ALL ON counter TO public;});
-
-sub query { return PoolWorker::Wire::msg_query($_[0]); }
-sub text  { return PoolWorker::Wire::text($_[0]); }
 
 sub status
 {

@@ -212,7 +212,12 @@ sub show_failure
 	my $pair = $failure->{pair};
 	my @steps;
 
-	return "died: $failure->{died}" . join("\n", map { my $m=$_; map { "pair $_->[0]: " . show_step($_->[1]) } @$m } @{ $failure->{history} }[-20..-1]) if $failure->{died};
+	return "died: $failure->{died}" . join(
+		"\n",
+		map {
+			my $m = $_;
+			map { "pair $_->[0]: " . show_step($_->[1]) } @$m
+		} @{ $failure->{history} }[ -20 .. -1 ]) if $failure->{died};
 	foreach my $moves (@{ $failure->{history} })
 	{
 		push @steps, map { $_->[1] } grep { $_->[0] == $pair } @$moves;

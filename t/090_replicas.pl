@@ -13,6 +13,7 @@ use FindBin;
 use lib $FindBin::RealBin;
 use IPC::Run;
 use PoolWorker;
+use PoolWorker::Wire qw(query);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -52,8 +53,6 @@ wal_receiver_status_interval = 1
 my $standby = PoolWorker->new('standby')->setup_standby($primary);
 my $other   = PoolWorker->new('other')
   ->setup_standby($primary, conf => q{pool_worker.database = 'd1'});
-
-sub query { return PoolWorker::Wire::msg_query($_[0]); }
 
 # What a client reads that is sent away, as text; "" if it is not.
 sub farewell

@@ -11,6 +11,7 @@ use FindBin;
 use lib $FindBin::RealBin;
 use IPC::Run;
 use PoolWorker;
+use PoolWorker::Wire        qw(query);
 use PostgreSQL::Test::Utils qw(system_log);
 use Test::More;
 use Time::HiRes qw(time);
@@ -38,8 +39,7 @@ restart_after_crash = on
 	CREATE TABLE t (id int);
 	GRANT ALL ON t TO PUBLIC;});
 
-sub query { return PoolWorker::Wire::msg_query($_[0]); }
-sub as    { my $role = shift; return $node->client(user => $role, @_); }
+sub as { my $role = shift; return $node->client(user => $role, @_); }
 
 # What a client is told until its connection closes: severity, SQLSTATE and
 # message of each error or warning, one per line.

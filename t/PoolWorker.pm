@@ -319,6 +319,24 @@ sub worker_pid
 	);
 }
 
+# Columns of pool_clients() for a client that has its {name} as application_name.
+sub about
+{
+	my ($client, $columns) = @_;
+	return
+	  "SELECT $columns FROM pool_clients() WHERE application = '$client->{name}'";
+}
+
+# Say goodbye to these clients, and nobody is left: as a test.
+sub all_leave
+{
+	my ($self, @clients) = @_;
+
+	$_->terminate foreach @clients;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return $self->soon('SELECT count(*) FROM pool_clients()', 0, 'all leave');
+}
+
 # Backends of the slots of a (database, role), oldest first.
 sub slot_pids
 {

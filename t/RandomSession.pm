@@ -129,7 +129,8 @@ sub new_name { return one_of(@names); }
 sub used_name
 {
 	my ($self) = @_;
-	return one_of(maybe(0.9)
+	return one_of(
+		maybe(0.9)
 		  && %{ $self->{prepared} }
 		? sort keys %{ $self->{prepared} }
 		: @names);
@@ -531,9 +532,11 @@ sub connect_params
 	}
 	return {
 		options => join(' ', "-c search_path=$self->{paths}[0]", @options),
-		maybe(0.3) ? (client_encoding  => one_of(qw(UTF8 LATIN1)))       : (),
-		maybe(0.5) ? (application_name => one_of('startup', 'settings', undef)) : (),
-		maybe(0.2) ? (DateStyle => one_of('SQL', 'German', 'MDY'))       : (),
+		maybe(0.3) ? (client_encoding => one_of(qw(UTF8 LATIN1))) : (),
+		maybe(0.5)
+		? (application_name => one_of('startup', 'settings', undef))
+		: (),
+		maybe(0.2) ? (DateStyle => one_of('SQL', 'German', 'MDY')) : (),
 	};
 }
 
@@ -641,8 +644,7 @@ sub copy
 			[ Parse   => '', 'COPY u (id, a) FROM STDIN' ],
 			[ Bind    => '', '' ],
 			[ Execute => '' ],
-			@data, [ Close => 'S', '' ],
-			['Sync']
+			@data, [ Close => 'S', '' ], ['Sync']
 		],
 		1 => [
 			[ Parse   => '', 'COPY (SELECT * FROM t ORDER BY a) TO STDOUT' ],

@@ -32,6 +32,7 @@ use warnings FATAL => 'all';
 use Digest::MD5 qw(md5_hex);
 use Digest::SHA qw(hmac_sha256 sha256);
 use Errno       qw(EAGAIN EINTR);
+use Exporter    qw(import);
 use IO::Select;
 use IO::Socket::IP;
 use IO::Socket::UNIX;
@@ -39,13 +40,16 @@ use MIME::Base64;
 use Socket      qw(SOL_SOCKET SO_LINGER SOCK_STREAM MSG_NOSIGNAL);
 use Time::HiRes qw(time);
 
+our @EXPORT_OK = qw(query text);
+
 use constant PROTOCOL_3  => 3 << 16;
 use constant SSL_REQUEST => pack('NN', 8, 80877103);
 use constant GSS_REQUEST => pack('NN', 8, 80877104);
 
-# Messages, as bytes.
+# Messages, as bytes.  What tests ask most is query().
 sub msg           { return $_[0] . pack('N', 4 + length $_[1]) . $_[1]; }
-sub msg_query     { return msg('Q', "$_[0]\0"); }
+sub query         { return msg('Q', "$_[0]\0"); }
+sub msg_query     { return query($_[0]); }
 sub msg_sync      { return msg('S', ''); }
 sub msg_flush     { return msg('H', ''); }
 sub msg_terminate { return msg('X', ''); }
