@@ -81,6 +81,7 @@
 /* We are counted in pool->active. */
 static bool counted_active = false;
 
+static bool is_worker_unaware(void);
 static void tell_worker(void);
 static void declare(PwSlotActivity activity, PwPinReason reason);
 static bool is_keeping(PwPinReason reason);
@@ -131,7 +132,7 @@ pw_wait_for_work(PwPinReason reason)
 			continue;
 		}
 		ModifyWaitEvent(set, FeBeWaitSetSocketPos, WL_SOCKET_READABLE, NULL);
-		if (WaitEventSetWait(set, PwSelf.worker_unaware ? UNAWARE_MS : -1,
+		if (WaitEventSetWait(set, is_worker_unaware() ? UNAWARE_MS : -1,
 							 &event, 1, WAIT_EVENT_CLIENT_READ) == 0)
 		{
 			tell_worker();
@@ -173,6 +174,17 @@ static bool
 is_keeping(PwPinReason reason)
 {
 	return reason != PW_PIN_NONE && PwSelf.client != PW_NONE && pw_is_held();
+}
+
+/*
+ * Is there a client of ours that has left, and the worker may not know?
+ */
+static bool
+is_worker_unaware(void)
+{
+	if (PwSelf.worker_unaware && !pw_client_has_leavers())
+		PwSelf.worker_unaware = false;
+	return PwSelf.worker_unaware;
 }
 
 /*
@@ -320,7 +332,10 @@ take_assignment(void)
 static void
 await_decision(void)
 {
-	/* a full barrier before we look again; pw_pool_release() has its counterpart */
+	/*
+	 * a full barrier before we look again; pw_pool_release() has its
+	 * counterpart
+	 */
 	(void) pg_atomic_exchange_u32(&PwSelf.slot->contended, 1);
 	while (pg_atomic_read_u32(&PwSelf.slot->activity) == PW_SLOT_CLAIMED)
 	{
