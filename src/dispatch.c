@@ -320,19 +320,26 @@ take_held_client(PwPool *pool)
 }
 
 /*
- * Tell all clients that want a slot why they will never have one.
+ * Tell all clients that want a slot why they will never have one.  Those who come
+ * while we do that ask for themselves: it may not be true any more.
  */
 void
 pw_pool_refuse_ready(PwPool *pool, const PwReport *why)
 {
+	List	   *ready = NIL;
+	ListCell   *cell;
 	int			client;
 
 	while ((client = take_held_client(pool)) != PW_NONE ||
 		   (client = take_ready_client(pool, PW_WATCH_ALL)) != PW_NONE)
+		ready = lappend_int(ready, client);
+
+	foreach(cell, ready)
 	{
 		pool->shared->failed++;
-		(void) pw_client_refuse(client, why);
+		(void) pw_client_refuse(lfirst_int(cell), why);
 	}
+	list_free(ready);
 }
 
 /*
