@@ -125,6 +125,7 @@ note_attached(PwShmClient *client)
 	TimestampTz waiting_since = pw_client_waiting_since(client);
 
 	client->last_slot = PwSelf.index;
+	client->hung_up = false;	/* whatever it had said is being read */
 	client->state_since = GetCurrentTimestamp();
 	client->last_wait = waiting_since == 0 ? 0 : Max(0, client->state_since - waiting_since);
 	slot->attaches++;

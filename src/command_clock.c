@@ -311,8 +311,9 @@ watch_log(ErrorData *edata)
 		strcmp(edata->message_id, "logging memory contexts of PID %d") != 0)
 		return;
 	word = pg_atomic_read_u64(&PwSelf.slot->command);
-	if (!has_stalled(word) || (word & PW_COMMAND_RUNNING) == 0 ||
-		(word & PW_COMMAND_HEEDED) != 0)
+
+	/* it may have been canceled before that, and be waiting for a Sync now */
+	if (!has_stalled(word) || (word & PW_COMMAND_RUNNING) == 0 || pw_client_is_lost())
 		return;
 
 	pw_lost_client_give_up();
